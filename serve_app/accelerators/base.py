@@ -1,0 +1,37 @@
+"""The contract of one accelerator file.
+
+Importing this package never imports torch: `Accelerator.load_pipeline` does, on the replica's own node.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from serve_app.engine.pipeline import StepPipeline
+from serve_app.settings import PoolSettings
+
+
+@runtime_checkable
+class Accelerator(Protocol):
+    """One kind of hardware. Each module of the folder has one, as ``ACCELERATOR``."""
+
+    @property
+    def name(self) -> str:
+        """The module's file name, as used in `PoolSettings.accelerator`."""
+        ...
+
+    def available(self) -> bool:
+        """Whether this machine has the hardware, found out without importing torch."""
+        ...
+
+    def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
+        """What one replica reserves (``num_cpus``, ``num_gpus``, ``resources``), torch-free."""
+        ...
+
+    def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
+        """Loads the model on this node's device.
+
+        Raises:
+            ConfigurationError: The model or the device cannot work; the message names the remedy.
+        """
+        ...

@@ -1,0 +1,103 @@
+"""What a pool can draw, as plain picklable facts: `Capabilities`, `ModelDefaults`, `PoolFacts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded pipeline can draw.
+
+    Attributes:
+        max_rows: Most rows of one denoising step (a picture is one row, two while guided).
+        fixed_rows: Row counts the device is compiled for, ascending; the pipeline pads to the next one. Empty: any.
+        size_multiple: Height and width must be multiples of this many pixels (ignored with `fixed_sizes`).
+        min_side: Shortest side in pixels.
+        max_side: Longest side in pixels.
+        max_pixels: Most pixels of one picture.
+        fixed_sizes: The only (width, height) pairs, in pixels. Empty: any within the range.
+        guidance: Whether classifier-free guidance is possible.
+        previews: Whether `StepPipeline.preview` is cheap enough to be called between steps.
+        scheduler_names: Noise schedulers that may be named in a request.
+        max_num_inference_steps: Most steps of one picture.
+    """
+
+    max_rows: int
+    fixed_rows: tuple[int, ...] = ()
+    size_multiple: int = 8
+    min_side: int = 64
+    max_side: int = 2048
+    max_pixels: int = 2048 * 2048
+    fixed_sizes: tuple[tuple[int, int], ...] = ()
+    guidance: bool = True
+    previews: bool = False
+    scheduler_names: tuple[str, ...] = ()
+    max_num_inference_steps: int = 150
+
+    def problem(
+        self, *, height: int, width: int, num_inference_steps: int, guided: bool, scheduler_name: str | None
+    ) -> tuple[str, str] | None:
+        """The first reason why this cannot be drawn here.
+
+        Returns:
+            (canonical field, sentence that says what is allowed), or None when all is well.
+        """
+        if self.fixed_sizes:
+            if (width, height) not in self.fixed_sizes:
+                sizes = ", ".join(f"{w}x{h}" for w, h in self.fixed_sizes)
+                return "size", f"{width}x{height} cannot be drawn here; allowed: {sizes}"
+        else:
+            for name, side in (("width", width), ("height", height)):
+                if not self.min_side <= side <= self.max_side:
+                    return name, f"{side} is not between {self.min_side} and {self.max_side} pixels"
+                if side % self.size_multiple:
+                    return name, f"{side} is not a multiple of {self.size_multiple} pixels"
+            if width * height > self.max_pixels:
+                return "size", f"{width}x{height} is more than {self.max_pixels} pixels"
+        if num_inference_steps > self.max_num_inference_steps:
+            return "num_inference_steps", f"{num_inference_steps} is more than {self.max_num_inference_steps}"
+        if guided and not self.guidance:
+            return "guidance_scale", "guidance is not possible on this pool; allowed: 0 to 1"
+        if scheduler_name is not None and scheduler_name not in self.scheduler_names:
+            known = ", ".join(self.scheduler_names)
+            return "scheduler_name", f"{scheduler_name!r} is not known; allowed: {known}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDefaults:
+    """What a request gets where the client said nothing; read from the model, never hard-coded to one.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        num_inference_steps: Steps.
+        guidance_scale: Guidance; 0 for models distilled to work without.
+        scheduler_name: Name of the model's own noise scheduler.
+    """
+
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """What the ingress knows of a pool without importing torch: asked of a replica through the handle.
+
+    Attributes:
+        pool: Pool name.
+        model: Model id or folder as configured.
+        accelerator: Accelerator name.
+        defaults: The model's defaults.
+        capabilities: What can be drawn.
+    """
+
+    pool: str
+    model: str
+    accelerator: str
+    defaults: ModelDefaults
+    capabilities: Capabilities

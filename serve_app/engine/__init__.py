@@ -1,0 +1,1 @@
+"""The step-level engine: no Ray, no HTTP, no torch."""

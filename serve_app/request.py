@@ -1,0 +1,283 @@
+"""The internal types of the way in and out, free of torch, Ray and HTTP.
+
+A wire format makes a `RequestDraft` (what the client said; ``None`` where it said nothing). The router picks a
+pool, and `RequestDraft.for_pool` fills the gaps from that pool's model, checks it against the pool's
+capabilities, and gives the `GenerationRequest` that crosses the handle. Back come `StepProgress` events and,
+last, one `GenerationResult`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from serve_app.capabilities import PoolFacts
+from serve_app.errors import UnsupportedRequest
+
+MAX_SEED = 2**32 - 1
+"""Largest seed: A1111 and its clients keep seeds in 32 bits, and every contract must be able to ask for any seed."""
+
+MAX_PROMPT_CHARS = 10_000
+MAX_IMAGES_PER_REQUEST = 16
+
+# Shared limits, so that each wire format's refusal names the client's own field and says the same bounds.
+PromptText = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
+NumInferenceSteps = Annotated[int, Field(ge=1, le=150)]
+GuidanceScale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+PixelSide = Annotated[int, Field(ge=64, le=4096)]
+NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES_PER_REQUEST)]
+
+
+class Priority(StrEnum):
+    """Who goes first when rows are short."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class ImageFormat(StrEnum):
+    """File formats a picture can be encoded in."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+
+    @property
+    def media_type(self) -> str:
+        """MIME type, e.g. ``image/png``."""
+        return f"image/{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How finished pixels become a file.
+
+    Attributes:
+        format: File format.
+        quality: 1..100 for WebP and JPEG; ignored by PNG.
+    """
+
+    format: ImageFormat = ImageFormat.PNG
+    quality: int = 90
+
+
+def random_seed() -> int:
+    """A fresh seed in 0..MAX_SEED from the operating system's randomness."""
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def new_request_id() -> str:
+    """An unguessable id (uuid4: 122 random bits)."""
+    return str(uuid.uuid4())
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One request as a pool's replica gets it: every value concrete.
+
+    Attributes:
+        request_id: Unguessable id, also the folder name of stored pictures.
+        prompt: Text, encoded in chunks when longer than the text encoder's window.
+        negative_prompt: Text to steer away from; only used while guided.
+        height: Pixels.
+        width: Pixels.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance; a picture is guided (two rows) when above 1, as in diffusers.
+        seed: Seed of picture 0; picture i has seed ``(seed + i) mod 2**32``.
+        num_images: Pictures of this request.
+        scheduler_name: Noise scheduler, or None for the model's own.
+        output: Encoding.
+        priority: Scheduling class.
+        deadline: Unix time in seconds by which it must be finished, or None.
+    """
+
+    request_id: str
+    prompt: str
+    negative_prompt: str
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+    num_images: int = 1
+    scheduler_name: str | None = None
+    output: OutputOptions = OutputOptions()
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs (two rows per picture)."""
+        return self.guidance_scale > 1.0
+
+    def image_seed(self, index: int) -> int:
+        """Seed of picture `index`."""
+        return (self.seed + index) % (MAX_SEED + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDraft:
+    """What a client asked for; ``None`` leaves the choice to the pool's model.
+
+    The seed is drawn here, before routing, so that a retry on another replica gives the same picture.
+
+    Attributes:
+        pool: Name of the pool the client insists on, or None.
+        model: Name of the model the client insists on, or None.
+
+    The others are those of `GenerationRequest`.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = field(default_factory=random_seed)
+    num_images: int = 1
+    scheduler_name: str | None = None
+    output: OutputOptions = OutputOptions()
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float | None = None
+    request_id: str = field(default_factory=new_request_id)
+    pool: str | None = None
+    model: str | None = None
+
+    def for_pool(self, facts: PoolFacts) -> GenerationRequest:
+        """Fills what the client left open from the pool's model and checks the whole.
+
+        Args:
+            facts: The pool's model defaults and capabilities.
+
+        Returns:
+            The concrete request.
+
+        Raises:
+            UnsupportedRequest: A field is outside the pool's capabilities; `field` is canonical.
+        """
+        defaults, capabilities = facts.defaults, facts.capabilities
+        # One side given means a square: a client that says only width=768 does not want 768x512.
+        height = self.height or self.width or defaults.height
+        width = self.width or self.height or defaults.width
+        steps = self.num_inference_steps or defaults.num_inference_steps
+        guidance_scale = defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        request = GenerationRequest(
+            request_id=self.request_id,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            seed=self.seed,
+            num_images=self.num_images,
+            scheduler_name=self.scheduler_name,
+            output=self.output,
+            priority=self.priority,
+            deadline=self.deadline,
+        )
+        problem = capabilities.problem(
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guided=request.guided,
+            scheduler_name=self.scheduler_name,
+        )
+        if problem is not None:
+            raise UnsupportedRequest(*problem)
+        return request
+
+    def with_seed(self, seed: int) -> RequestDraft:
+        """The same draft with another seed."""
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """Wall seconds a picture spent in each stage (``Server-Timing``).
+
+    Attributes:
+        queue: From acceptance to the first step.
+        prepare: Text encoding and first latents.
+        denoise: From the first step to the last.
+        decode: VAE decoding.
+        encode: File encoding.
+    """
+
+    queue: float = 0.0
+    prepare: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """One event on the way.
+
+    Attributes:
+        request_id: Whose.
+        image_index: Which picture of the request.
+        step: Steps done; 0 when the picture has just been admitted to the batch.
+        num_inference_steps: Steps in all.
+        queue_position: Pictures ahead while waiting, else None.
+        preview: Encoded small picture, or None.
+    """
+
+    request_id: str
+    image_index: int
+    step: int
+    num_inference_steps: int
+    queue_position: int | None = None
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """One finished picture.
+
+    Attributes:
+        index: 0-based within its request.
+        seed: The seed that draws it again alone.
+        data: The encoded file.
+        format: Its format.
+        width: Pixels.
+        height: Pixels.
+        seconds: Stage times.
+    """
+
+    index: int
+    seed: int
+    data: bytes
+    format: ImageFormat
+    width: int
+    height: int
+    seconds: StageSeconds
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """The end of a request: all its pictures, in order of index.
+
+    Attributes:
+        request: What was drawn, with every default filled in.
+        images: One per picture.
+        pool: Pool name.
+        model: Model id as configured.
+        accelerator: Accelerator name.
+        total_s: Seconds from acceptance by the replica to the last encoded picture.
+    """
+
+    request: GenerationRequest
+    images: tuple[GeneratedImage, ...]
+    pool: str
+    model: str
+    accelerator: str
+    total_s: float

@@ -1,0 +1,1 @@
+"""Routing over pools, behind the `Pool` protocol."""

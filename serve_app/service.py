@@ -1,0 +1,54 @@
+"""`ImageService`: what the wire formats see of the service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from serve_app.capabilities import PoolFacts
+from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.settings import Settings
+from serve_app.store import PictureStore
+
+
+class ImageService(Protocol):
+    """The ingress as its wire formats see it. `serve_app.ingress.Ingress` is the real one."""
+
+    @property
+    def settings(self) -> Settings:
+        """The application's settings."""
+        ...
+
+    @property
+    def store(self) -> PictureStore:
+        """Where pictures answered by url live."""
+        ...
+
+    async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
+        """Defaults and capabilities of the named pool, or of the one that serves unnamed requests.
+
+        Raises:
+            UnknownModel: No such pool or model.
+            PoolUnavailable: It has no replica yet.
+        """
+        ...
+
+    async def all_facts(self) -> Sequence[PoolFacts]:
+        """Facts of every pool that answers now."""
+        ...
+
+    def stream(self, draft: RequestDraft) -> AsyncIterator[StepProgress | GenerationResult]:
+        """Draws; yields progress and, last, the result. Closing the iterator cancels the drawing.
+
+        Raises:
+            ImagineError: Any of the domain errors.
+        """
+        ...
+
+    async def draw(self, draft: RequestDraft) -> GenerationResult:
+        """`stream` to its end. Cancelling the task cancels the drawing."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether at least one pool has drawn its test picture."""
+        ...

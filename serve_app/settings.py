@@ -1,0 +1,129 @@
+"""Every setting of the service, and the only reader of the environment and of serveConfigV2's ``args``.
+
+Sources, strongest first: arguments (serveConfigV2 ``args`` or the command line), environment variables with the
+prefix ``IMAGINE_`` (nested with ``__``: ``IMAGINE_STORE__URL``), the defaults below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serve_app.request import GuidanceScale, NumInferenceSteps
+
+BUNDLED_MODEL = "small-sdxl"
+"""Name of the model that ships with the package."""
+
+MODELS_DIR = Path(__file__).parent / "models"
+
+
+class PoolSettings(BaseModel):
+    """One pool: replicas of one model on one kind of accelerator.
+
+    Attributes:
+        name: Unique name; also the name of the Ray Serve deployment.
+        accelerator: A file name of ``serve_app/accelerators``, or ``auto`` for the best this machine has.
+        model: The bundled model's name, a folder in diffusers layout, or a hub id.
+        revision: Hub revision to pin (commit, tag or branch).
+        variant: Weight file variant such as ``fp16``; None tries ``fp16`` files where only those exist.
+        hub_token: Hub token for gated models; the environment's ``HF_TOKEN`` is read by the hub's own code.
+        dtype: Compute type; ``auto`` is the accelerator's choice for this machine.
+        num_threads: CPU threads of a replica; None gives it the cores it reserved.
+        min_replicas: Fewest replicas; 0 scales to zero.
+        max_replicas: Most replicas.
+        ray_actor_options: Placement, merged over the accelerator's own (``num_cpus``, ``num_gpus``, ``resources``...).
+        price_per_hour: Price of one replica for one hour, in any one currency; the router minimises it.
+        num_inference_steps: Default steps; None reads them from the model.
+        guidance_scale: Default guidance; None reads it from the model.
+        default_size: Default (width, height) in pixels; None reads it from the model.
+        max_rows: Most rows of one denoising step.
+        max_queued_images: Pictures that may wait in one replica before it refuses.
+        max_pixels: Most pixels of one picture.
+        warmup: Draw a test picture before a replica calls itself ready.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] = "default"
+    accelerator: str = "auto"
+    model: str = BUNDLED_MODEL
+    revision: str | None = None
+    variant: str | None = None
+    hub_token: SecretStr | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    ray_actor_options: dict[str, object] = Field(default_factory=dict)
+    price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
+    num_inference_steps: NumInferenceSteps | None = None
+    guidance_scale: GuidanceScale | None = None
+    default_size: tuple[int, int] | None = None
+    max_rows: Annotated[int, Field(ge=2, le=256)] = 8
+    max_queued_images: Annotated[int, Field(ge=1)] = 64
+    max_pixels: Annotated[int, Field(ge=64 * 64)] = 2048 * 2048
+    warmup: bool = True
+
+    @model_validator(mode="after")
+    def _replica_range(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}")
+        return self
+
+
+class StoreSettings(BaseModel):
+    """Where pictures that are answered by url are kept.
+
+    Attributes:
+        url: A folder, or an object store url such as ``s3://bucket/prefix``.
+        max_age_s: Seconds after which a picture is removed.
+        max_bytes: When all pictures together are larger, the oldest are removed.
+        sweep_interval_s: Seconds between two clean-ups.
+        options: Client options of the object store (``endpoint``, ``region``...); keys from the environment too.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = "pictures"
+    max_age_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    max_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
+    sweep_interval_s: Annotated[float, Field(gt=0)] = 60.0
+    options: dict[str, str] = Field(default_factory=dict)
+
+
+class Settings(BaseSettings):
+    """The whole application.
+
+    Attributes:
+        pools: At least one; names are unique.
+        store: Picture store.
+        request_timeout_s: Longest time one request may take, seconds.
+        max_body_bytes: Largest request body.
+        max_ongoing_requests: Most requests in one ingress replica at a time.
+        ingress_replicas: Replicas of the ingress.
+        trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``.
+        public_url: Absolute base of urls in answers, when proxies do not say it; wins over the headers.
+        log_prompts: Write prompts to the log.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="IMAGINE_", env_nested_delimiter="__", extra="forbid")
+
+    pools: Annotated[list[PoolSettings], Field(min_length=1)] = Field(default_factory=lambda: [PoolSettings()])
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
+    ingress_replicas: Annotated[int, Field(ge=1)] = 1
+    trust_forwarded_headers: bool = True
+    public_url: str | None = None
+    log_prompts: bool = False
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) != len(names):
+            raise ValueError(f"pool names must be unique, got {', '.join(names)}")
+        return self

@@ -1,0 +1,5 @@
+"""Object storage for pictures."""
+
+
+class PictureStore:
+    """Pictures answered by url."""
