@@ -39,7 +39,14 @@ _RETRY: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=1
 _TIMEOUTS: dict[str, Any] = {"connect_timeout": "5s", "timeout": "30s"}
 # Of the options, those that concern the HTTP client rather than the kind of store.
 _CLIENT_OPTIONS = frozenset(
-    {"allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "proxy_ca_certificate", "timeout"}
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "proxy_url",
+        "proxy_ca_certificate",
+        "timeout",
+    }
 )
 _DELETE_CHUNK = 500
 
