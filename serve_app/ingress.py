@@ -139,14 +139,18 @@ class Ingress:
         handles: Deployment handle of every pool, by pool name.
     """
 
-    def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
+    async def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
         self._settings = settings
         self._pools = tuple(HandlePool(pool, handles[pool.name]) for pool in settings.pools)
         self._router = Router(self._pools)
         self._store = PictureStore(settings.store)
+        self._store.start()
+
+    async def __del__(self) -> None:
+        await self._store.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201  Ray Serve's name for the late-bound ASGI app
-        return build_app(self._settings, self)
+        return build_app(self._settings)
 
     @property
     def settings(self) -> Settings:
