@@ -1,4 +1,4 @@
-"""`FakeImageService`: an `ImageService` without Ray, model or accelerator, for tests and for trying out the HTTP side."""
+"""`FakeImageService`: an `ImageService` without Ray, model or accelerator, for tests of the HTTP side."""
 
 from __future__ import annotations
 

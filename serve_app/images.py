@@ -17,7 +17,8 @@ MAX_GRID_PIXELS = 4096 * 4096
 
 _EXIF_IFD = 0x8769
 _EXIF_USER_COMMENT = 0x9286
-# An EXIF block is one JPEG segment: 65,533 bytes less its header and the directory entries around the comment.
+# An EXIF block is one JPEG segment: 65,533 bytes less its header and the directory entries around the
+# comment.
 _MAX_COMMENT_BYTES = 65_000
 
 
@@ -51,15 +52,15 @@ def infotext(request: GenerationRequest, *, index: int, model: str, sampler: str
 def encode(pixels: Pixels, output: OutputOptions, parameters: str = "") -> bytes:
     """Encodes a finished picture; call it off the step thread.
 
-    PNG uses deflate level 1. Measured for 512x512 on one core: a flat illustration takes 11 ms and 64 KB (level 6:
-    18 ms, 52 KB; level 9: 55 ms, 51 KB), a noisy picture 41 ms and 467 KB (level 6: 80 ms, 405 KB). Level 0 saves
-    another few milliseconds but sends 768 KB every time.
+    PNG uses deflate level 1. Measured for 512x512 on one core: a flat illustration takes 11 ms and 64 KB
+    (level 6: 18 ms, 52 KB; level 9: 55 ms, 51 KB), a noisy picture 41 ms and 467 KB (level 6: 80 ms, 405 KB).
+    Level 0 saves another few milliseconds but sends 768 KB every time.
 
     Args:
         pixels: The picture.
         output: Format and quality.
-        parameters: Text of `infotext`, written where A1111 looks for it: a ``parameters`` text chunk in PNG, the
-            EXIF UserComment in JPEG and WebP. Empty: none.
+        parameters: Text of `infotext`, written where A1111 looks for it: a ``parameters`` text chunk in PNG,
+            the EXIF UserComment in JPEG and WebP. Empty: none.
 
     Returns:
         The file.
@@ -162,8 +163,8 @@ def _exif(parameters: str) -> bytes:
         return b""
     comment = b"UNICODE\0" + parameters.encode("utf-16-be")
     if len(comment) > _MAX_COMMENT_BYTES:
-        # Only prompts near the length limit get here. Half a prompt would be mistaken for the whole one, so the
-        # line of settings is kept alone.
+        # Only prompts near the length limit get here. Half a prompt would be mistaken for the whole one, so
+        # the line of settings is kept alone.
         comment = b"UNICODE\0" + parameters.rpartition("\n")[2].encode("utf-16-be")
     exif = Image.Exif()
     exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = comment

@@ -1,8 +1,8 @@
 """Object storage for pictures that are answered by url, and their retention.
 
-Names are ``{picture id}/{number}_{batch}.png`` and ``{picture id}/image_grid.png``. The id is a uuid4, so it cannot be
-guessed; anything else is refused before it reaches the storage, so no path leaves the store. Objects in the same
-folder or bucket with other names are never listed, served or removed.
+Names are ``{picture id}/{number}_{batch}.png`` and ``{picture id}/image_grid.png``. The id is a uuid4, so it
+cannot be guessed; anything else is refused before it reaches the storage, so no path leaves the store.
+Objects in the same folder or bucket with other names are never listed, served or removed.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class PictureStore:
             self._store: ObjectStore = self._open(settings)
         except (BaseError, OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder or a url "
-                "such as s3://bucket/prefix, with its options in store.options"
+                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder or "
+                "a url such as s3://bucket/prefix, with its options in store.options"
             ) from error
 
     def _open(self, settings: StoreSettings) -> ObjectStore:
@@ -290,7 +290,8 @@ def _remove_leftovers(folder: Path, oldest_allowed: float) -> None:
         for entry in entries:
             if _ID.fullmatch(entry.name) is None or not entry.is_dir(follow_symlinks=False):
                 continue
-            # Another replica may remove the folder meanwhile, and one that is in use is not empty: both are well.
+            # Another replica may remove the folder meanwhile, and one that is in use is not empty: both are
+            # well.
             with contextlib.suppress(OSError):
                 for file in Path(entry.path).iterdir():
                     staged = _NAME.fullmatch(file.name.partition("#")[0]) is not None and "#" in file.name

@@ -50,7 +50,9 @@ async def draw(service: ImageService, draft: RequestDraft) -> GenerationResult:
 async def draw_rounds(
     service: ImageService, drafts: Sequence[RequestDraft]
 ) -> list[tuple[GenerationResult, float]]:
-    """Draws several requests at once within one time limit; when one fails or the caller leaves, the rest stop.
+    """Draws several requests at once within one time limit.
+
+    When one fails or the caller leaves, the rest stop.
 
     Returns:
         For each draft, in their order, the result and the wall seconds it took.

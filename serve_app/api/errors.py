@@ -1,8 +1,8 @@
 """From domain and validation errors to statuses and each wire format's own error shape.
 
-A wire format has one `WireErrors`; `WireErrors.route_class` gives the APIRoute class of its router, so every refusal
-of its routes takes this one way out. What is raised outside of any route (no such path, body too large) is answered
-in the plain shape by `install_fallbacks`.
+A wire format has one `WireErrors`; `WireErrors.route_class` gives the APIRoute class of its router, so every
+refusal of its routes takes this one way out. What is raised outside of any route (no such path, body too
+large) is answered in the plain shape by `install_fallbacks`.
 """
 
 from __future__ import annotations
@@ -105,9 +105,11 @@ class WireErrors:
     render: Callable[[Problem], dict[str, Any]] = plain_body
 
     def respond(self, request: Request, error: Exception) -> JSONResponse:
-        """The answer to `error`, which is an `ImagineError` or a `RequestValidationError`."""
+        """The answer to `error`: an `ImagineError`, a `RequestValidationError` or an `HTTPException`."""
         if isinstance(error, RequestValidationError):
             problem = _validation_problem(error, request)
+        elif isinstance(error, HTTPException):
+            problem = _http_problem(error, request)
         else:
             problem = self._domain_problem(error, request)
         return JSONResponse(self.render(problem), status_code=problem.status, headers=dict(problem.headers))
@@ -137,7 +139,7 @@ class WireErrors:
                 async def handle_or_refuse(request: Request) -> Response:
                     try:
                         return await handle(request)
-                    except (RequestValidationError, domain.ImagineError) as error:
+                    except (RequestValidationError, HTTPException, domain.ImagineError) as error:
                         return wire.respond(request, error)
 
                 return handle_or_refuse
@@ -146,15 +148,13 @@ class WireErrors:
 
 
 def install_fallbacks(app: FastAPI) -> None:
-    """Answers what no route catches in the plain shape: unknown paths, wrong methods, large bodies, our own faults."""
+    """Answers what no route catches in the plain shape: unknown paths, wrong methods, our own faults."""
+    plain = WireErrors()
 
     async def refused(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        detail = ErrorDetail(code=code, message=str(error.detail), request_id=request_id_of(request))
-        problem = Problem(status=error.status_code, detail=detail)
-        return JSONResponse(plain_body(problem), status_code=error.status_code, headers=error.headers)
+        return plain.respond(request, error)
 
     async def failed(request: Request, error: Exception) -> Response:
         # Starlette logs the traceback itself by raising the error again behind this answer.
@@ -175,6 +175,16 @@ def error_responses(model: type[BaseModel], *statuses: int) -> dict[int | str, d
 
 DRAWING_STATUSES: Sequence[int] = (413, 422, 500, 503, 504)
 """How a route that draws may refuse; those with a JSON body also with 400."""
+
+
+def _http_problem(error: HTTPException, request: Request) -> Problem:
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "content_too_large"}
+    detail = ErrorDetail(
+        code=codes.get(error.status_code, "http_error"),
+        message=str(error.detail),
+        request_id=request_id_of(request),
+    )
+    return Problem(status=error.status_code, detail=detail, headers=error.headers or {})
 
 
 def _validation_problem(error: RequestValidationError, request: Request) -> Problem:

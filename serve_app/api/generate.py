@@ -108,8 +108,8 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors(client_field=_clien
 async def generate(
     body: Annotated[GenerateRequest, Depends(json_body(GenerateRequest))], service: Service
 ) -> GenerateResponse:
-    """Draws one picture. Absent steps mean the model's own number, not a fixed one: a distilled model needs 4 where
-    another needs 30. Closing the connection stops the drawing."""
+    """Draws one picture. Absent steps mean the model's own number, not a fixed one: a distilled model needs 4
+    where another needs 30. Closing the connection stops the drawing."""
     result = await draw(service, body.to_draft())
     image, drawn = result.images[0], result.request
     return GenerateResponse(

@@ -35,7 +35,7 @@ _Blank = BeforeValidator(_empty_is_absent)
 
 
 class ImagineQuery(BaseModel):
-    """What to draw; everything but the prompt has a default from the model. Unknown parameters are ignored."""
+    """What to draw; all but the prompt has a default from the model. Unknown parameters are ignored."""
 
     prompt: RequiredPrompt = Field(
         description="What to draw.", examples=["an astronaut is dancing on green grass, sunlit"]

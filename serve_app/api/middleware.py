@@ -1,6 +1,6 @@
 """Pure ASGI layers around the application: the request's id, the largest body, the proxy's path prefix.
 
-They wrap ``receive`` and ``send`` and start no task of their own, so a client that leaves cancels the endpoint.
+They wrap ``receive`` and ``send`` and start no task, so a client that leaves cancels the endpoint.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.errors import ErrorDetail, Problem, plain_body
 from serve_app.api.urls import forwarded_prefix
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -24,7 +22,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 class RequestIdMiddleware:
     """Gives every request an id: the client's ``X-Request-Id`` where it is harmless, else a fresh one.
 
-    It names the request in logs and answers only; stored pictures have ids of their own that nobody can choose.
+    It names the request in logs and answers only; stored pictures have ids that nobody can choose.
 
     Args:
         app: The application inside.
@@ -41,7 +39,7 @@ class RequestIdMiddleware:
         offered = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = offered if _SAFE_ID.fullmatch(offered) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        # Ray Serve's proxy gives each request an id when it has none and adds the header to every answer itself.
+        # Ray Serve's proxy gives an id to each request that has none, and adds the header to every answer.
         proxy_adds_it = offered == request_id and _in_ray_replica()
 
         async def send_with_id(message: Message) -> None:
@@ -54,6 +52,8 @@ class RequestIdMiddleware:
 
 class BodyLimitMiddleware:
     """Refuses a body that is too large, by its announced length or while it arrives.
+
+    The refusal is raised where a route reads the body, so it is answered in that route's own shape.
 
     Args:
         app: The application inside.
@@ -69,24 +69,18 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        message = f"The body is larger than {self._max_bytes} bytes"
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
-            request_id = str(scope.get("state", {}).get("request_id", ""))
-            detail = ErrorDetail(code="content_too_large", message=message, request_id=request_id)
-            answer = JSONResponse(plain_body(Problem(status=413, detail=detail)), status_code=413)
-            await answer(scope, receive, send)
-            return
+        too_large = announced.isdecimal() and int(announced[:20]) > self._max_bytes
         received = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received
-            event = await receive()
-            if event["type"] == "http.request":
+            if not too_large:
+                event = await receive()
                 received += len(event.get("body", b""))
-                if received > self._max_bytes:
-                    raise HTTPException(413, message)
-            return event
+                if received <= self._max_bytes:
+                    return event
+            raise HTTPException(413, f"The body is larger than {self._max_bytes} bytes")
 
         await self._app(scope, receive_within_limit, send)
 

@@ -15,7 +15,8 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors().route_class())
 def _headers(info: PictureInfo) -> dict[str, str]:
     return {
         "ETag": f'"{info.etag}"',
-        # A name is never written twice, so a copy never goes stale; the address is a secret, so only the client's own.
+        # A name is never written twice, so a copy never goes stale; the address is a secret, so only the
+        # client's own.
         "Cache-Control": "private, max-age=31536000, immutable",
         "X-Content-Type-Options": "nosniff",
     }

@@ -223,8 +223,8 @@ async def text2image(
     body: Annotated[Text2ImageRequest, Depends(json_body(Text2ImageRequest))],
     service: Service,
 ) -> Text2ImageResponse:
-    """Draws ``number`` x ``batch`` pictures. JSON is read whatever the Content-Type says. Closing the connection
-    stops the drawing."""
+    """Draws ``number`` x ``batch`` pictures. JSON is read whatever the Content-Type says. Closing the
+    connection stops the drawing."""
     picture_id = new_request_id()
     rounds = await draw_rounds(service, body.to_drafts())
     await _store_all(service.store, picture_id, [result for result, _ in rounds])

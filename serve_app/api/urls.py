@@ -17,9 +17,10 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}")
 def base_url(request: Request, settings: Settings) -> str:
     """The address under which the client reaches the application's root, without a slash at the end.
 
-    ``public_url`` wins. Else, where trusted: ``X-Forwarded-Proto``, ``-Host`` and ``-Prefix`` (of lists the first
-    value: the proxy nearest to the client), then RFC 7239's ``Forwarded``. Else the ``Host`` header. Values that are
-    no plain host or scheme are ignored. The path is ASGI's ``root_path``, which already holds the proxy's prefix.
+    ``public_url`` wins. Else, where trusted: ``X-Forwarded-Proto``, ``-Host`` and ``-Prefix`` (of lists the
+    first value: the proxy nearest to the client), then RFC 7239's ``Forwarded``. Else the ``Host`` header.
+    Values that are no plain host or scheme are ignored. The path is ASGI's ``root_path``, which already holds
+    the proxy's prefix.
 
     Args:
         request: The request being answered.
@@ -45,7 +46,7 @@ def base_url(request: Request, settings: Settings) -> str:
 
 
 def forwarded_prefix(headers: Headers) -> str:
-    """The path prefix that a proxy cut off, as ``/a/b``, or ``""`` when there is none or it is not a plain path."""
+    """The path prefix that a proxy cut off, as ``/a/b``; ``""`` when there is none or it is no plain path."""
     prefix = _first(headers, "x-forwarded-prefix").rstrip("/")
     if _PREFIX.fullmatch(prefix) is None or any(part in (".", "..") for part in prefix.split("/")):
         return ""
