@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from ray import serve
 
-from serve_app.local_service import LocalService
+from serve_app.engine import EngineStats
+from serve_app.local_service import APP_NAME, LocalService
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 
 
@@ -30,6 +32,12 @@ class RunningService:
     port: int
     pictures: Path
     settings: Settings
+
+    def stats(self, deployment: str) -> EngineStats:
+        """The engine's counters of a deployment with one replica."""
+        stats = serve.get_deployment_handle(deployment, APP_NAME).stats.remote().result(timeout_s=10.0)
+        assert isinstance(stats, EngineStats)
+        return stats
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of the deployment's replicas."""
@@ -51,7 +59,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The application with two pools: the bundled model on two replicas, and the fake pipeline on two."""
+    """The application with two pools: the bundled model on two replicas, and the fake pipeline on one."""
     pictures = tmp_path_factory.mktemp("pictures")
     port = free_port()
     settings = Settings(
@@ -68,8 +76,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
                 name="slow",
                 accelerator="fake",
                 model="fake",
-                min_replicas=2,
-                max_replicas=2,
                 ray_actor_options={"num_cpus": 0.1},
                 max_queued_images=16,
                 price_per_hour=1.0,

@@ -84,24 +84,24 @@ async def test_leaving_stops_the_drawing_at_the_next_step(service: RunningServic
         # 150 slow steps would take far longer than this test waits.
         query = {"prompt": "slow", "num_inference_steps": 150, "pool": "slow"}
         draws = [asyncio.create_task(client.get("/imagine", params=query)) for _ in range(4)]
-        await _until(client, lambda load: load["running"] + load["queued"] == 4)
+        await _until_images(service, 4)
         for draw in draws:
             draw.cancel()
         await asyncio.gather(*draws, return_exceptions=True)
-        await _until(client, lambda load: load["running"] + load["queued"] == 0, within_s=3.0)
+        await _until_images(service, 0, within_s=3.0)
 
 
-async def _until(client: httpx.AsyncClient, holds: object, within_s: float = 20.0) -> None:
-    """Waits until `holds` is true of the slow pool's load."""
+async def _until_images(service: RunningService, count: int, within_s: float = 20.0) -> None:
+    """Waits until the slow pool's engine holds `count` pictures."""
     deadline = time.monotonic() + within_s
-    load: dict[str, int] = {}
+    held = -1
     while time.monotonic() < deadline:
-        pools = (await client.get("/api/pools")).json()["pools"]
-        load = next(pool["load"] for pool in pools if pool["name"] == "slow")
-        if holds(load):  # type: ignore[operator]
+        stats = await asyncio.to_thread(service.stats, "slow")
+        held = stats.queued_images + stats.running_images
+        if held == count:
             return
         await asyncio.sleep(0.05)
-    pytest.fail(f"the load was still {load} after {within_s} s")
+    pytest.fail(f"the engine still held {held} pictures after {within_s} s")
 
 
 async def test_a_replica_killed_while_drawing_costs_no_request(service: RunningService) -> None:
@@ -109,9 +109,16 @@ async def test_a_replica_killed_while_drawing_costs_no_request(service: RunningS
         query = {"prompt": "slow", "num_inference_steps": 40, "pool": "slow", "seed": 7}
         expected = await client.get("/imagine", params=query)
         draws = [asyncio.create_task(client.get("/imagine", params=query)) for _ in range(4)]
-        await _until(client, lambda load: load["running"] + load["queued"] == 4)
+        await _until_images(service, 4)
         victim = service.replicas("slow")[0]
         os.kill(victim.pid, signal.SIGKILL)
         answers = await asyncio.gather(*draws)
         assert [answer.status_code for answer in answers] == [200] * 4
         assert {answer.content for answer in answers} == {expected.content}
+
+
+def test_every_ingress_replica_serves_every_picture(service: RunningService) -> None:
+    answer = httpx.post(f"{service.url}/api/text2image", json={"prompt": "a red circle"}, trust_env=False).json()
+    # New connections, so that both ingress replicas get their turn.
+    statuses = [httpx.get(answer["output"][0]["url"], trust_env=False).status_code for _ in range(10)]
+    assert statuses == [200] * 10
