@@ -27,7 +27,9 @@ progress_console = Console(stderr=True)
 
 Accelerator = Annotated[
     str,
-    typer.Option(envvar=["IMAGINE_ACCELERATOR", "ACCELERATOR"], help="auto, or one of serve_app/accelerators."),
+    typer.Option(
+        envvar=["IMAGINE_ACCELERATOR", "ACCELERATOR"], help="auto, or one of serve_app/accelerators."
+    ),
 ]
 Model = Annotated[
     str,
@@ -95,7 +97,10 @@ def serve(
     dashboard_port: Annotated[
         int,
         typer.Option(
-            envvar=["IMAGINE_DASHBOARD_PORT", "DASHBOARD_PORT"], min=1, max=65535, help="Its port, on loopback."
+            envvar=["IMAGINE_DASHBOARD_PORT", "DASHBOARD_PORT"],
+            min=1,
+            max=65535,
+            help="Its port, on loopback.",
         ),
     ] = 8265,
     as_json: AsJson = False,
@@ -191,7 +196,7 @@ def _check_models(settings: Any) -> None:
     for pool in settings.pools:
         accelerators.choose(pool.accelerator)
         folder = locate_model(pool)
-        total += weight_bytes(folder, pool) * max(1, pool.min_replicas)
+        total += weight_bytes(folder, pool, bytes_per_value=2) * max(1, pool.min_replicas)
     check_memory(total)
     folders = [Path(tempfile.gettempdir())]
     if "://" not in settings.store.url:
@@ -224,11 +229,15 @@ def _announce(
         print(json.dumps(facts), flush=True)
         return
     out = Console()
-    out.print(f"\n[bold green]Ready[/] after {seconds:.0f} s: a test picture passed in {first.seconds:.1f} s.")
+    out.print(
+        f"\n[bold green]Ready[/] after {seconds:.0f} s: a test picture passed in {first.seconds:.1f} s."
+    )
     out.print(f"  API        {base_url}")
     out.print(f"  API docs   {base_url}/docs")
     out.print(f"  Browser    {base_url}/imagine?prompt=a red star on a blue background", soft_wrap=True)
-    command = f"curl -G {base_url}/imagine --data-urlencode 'prompt=a red star on a blue background' -o star.png"
+    command = (
+        f"curl -G {base_url}/imagine --data-urlencode 'prompt=a red star on a blue background' -o star.png"
+    )
     out.print(f"  Try        {command}", soft_wrap=True, highlight=False)
     out.print(f"  Pictures   {settings.store.url} (those answered by url; /imagine answers the file itself)")
     if service.dashboard_url:
@@ -251,7 +260,9 @@ def generate(
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Random when absent; always reported.")] = None,
     number: Annotated[int, typer.Option("--number", min=1, help="Pictures; each with its own seed.")] = 1,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", help="Noise scheduler, e.g. euler_a.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Noise scheduler, e.g. euler_a.")
+    ] = None,
     model: Model = "small-sdxl",
     accelerator: Accelerator = "auto",
     revision: Revision = None,

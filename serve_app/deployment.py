@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -114,7 +114,7 @@ class Replica:
 
     async def generate(
         self, request: GenerationRequest, *, progress: bool = False
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; closing the iterator or cancelling its task stops the drawing at the next step.
 
         Args:
@@ -198,12 +198,11 @@ class Replica:
         text = infotext(request, index=index, model=self._pool.model, sampler=sampler)
         return encode(pixels, request.output, text)
 
-
-@serve.deployment
-class PoolReplica(Replica):
-    """`Replica` as a Ray Serve deployment; `serve_app.app.build` gives it its name and its resources."""
-
     def __del__(self) -> None:
         # Serve calls this after the drain; a constructor that failed has nothing to close.
         if hasattr(self, "_engine"):
             self.close()
+
+
+PoolReplica: serve.Deployment = serve.deployment(name="PoolReplica")(Replica)
+"""`Replica` as a Ray Serve deployment; `serve_app.app.build` gives it its name and its resources."""

@@ -62,7 +62,7 @@ def draw_first_picture(base_url: str) -> FirstPicture:
             f"the test picture was refused with {response.status_code}: {response.text[:500]}"
         )
     picture = Image.open(io.BytesIO(response.content)).convert("RGB")
-    if all(low == high for low, high in picture.getextrema()):
+    if all(channel.getextrema()[0] == channel.getextrema()[1] for channel in picture.split()):
         raise ConfigurationError(
             "the test picture is one flat colour: the model's weights or this dtype do not work; try DTYPE=float32"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -89,7 +89,7 @@ class HandlePool:
 
     async def stream(
         self, request: GenerationRequest, *, progress: bool
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws on one replica; closing the iterator cancels the call there.
 
         Raises:
@@ -129,9 +129,7 @@ async def _unary(response: Any) -> Any:
     return await response
 
 
-@serve.deployment(name="Ingress")
-@serve.ingress()
-class Ingress:
+class ImageIngress:
     """The one ingress in front of all pools; implements `serve_app.service.ImageService`.
 
     Args:
@@ -139,7 +137,7 @@ class Ingress:
         handles: Deployment handle of every pool, by pool name.
     """
 
-    async def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
         self._settings = settings
         self._pools = tuple(HandlePool(pool, handles[pool.name]) for pool in settings.pools)
         self._router = Router(self._pools)
@@ -149,7 +147,7 @@ class Ingress:
     async def __del__(self) -> None:
         await self._store.close()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201  Ray Serve's name for the late-bound ASGI app
+    def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self._settings)
 
     @property
@@ -192,7 +190,7 @@ class Ingress:
 
     async def stream(
         self, draft: RequestDraft, *, progress: bool = False
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; yields progress (when asked for) and, last, the result. Closing the iterator cancels."""
         if self._settings.log_prompts:
             logger.info("request %s: %r", draft.request_id, draft.prompt)
@@ -211,3 +209,7 @@ class Ingress:
     async def ready(self) -> bool:
         """Whether at least one pool has a replica that drew its test picture."""
         return bool(await self.all_facts())
+
+
+Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(ImageIngress))
+"""`ImageIngress` as the deployment that answers HTTP."""

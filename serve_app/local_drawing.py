@@ -30,7 +30,9 @@ _FORMATS = {
 }
 
 
-def draw_locally(draft: RequestDraft, pool: PoolSettings, output: Path, *, console: Console) -> dict[str, Any]:
+def draw_locally(
+    draft: RequestDraft, pool: PoolSettings, output: Path, *, console: Console
+) -> dict[str, Any]:
     """Draws `draft` and writes one file per picture.
 
     Args:
@@ -92,7 +94,12 @@ def _draw(
     engine: Engine, request: GenerationRequest, console: Console
 ) -> dict[int, tuple[Pixels, StageSeconds]]:
     collector = Collector()
-    columns = (TextColumn("picture {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("picture {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     pictures: dict[int, tuple[Pixels, StageSeconds]] = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bars = [

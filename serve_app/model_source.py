@@ -128,12 +128,14 @@ def _from_hub(pool: PoolSettings) -> ModelSource:
             f"{pool.model} is gated: accept its terms on the hub and set HF_TOKEN to a token that may read it"
         ) from None
     except errors.RevisionNotFoundError:
-        raise ConfigurationError(f"{pool.model} has no revision {pool.revision!r}; correct REVISION") from None
+        raise ConfigurationError(
+            f"{pool.model} has no revision {pool.revision!r}; correct REVISION"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise ConfigurationError(
             f"the hub knows no model {pool.model!r}, or it is private; correct MODEL or set HF_TOKEN"
         ) from None
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError, *_transport_errors()):
+    except _network_failures():
         raise ConfigurationError(
             f"{pool.model} is not in the local cache and the hub cannot be reached from here; connect this machine, "
             f"copy the model into a folder and set MODEL to it, or use the bundled model (MODEL={BUNDLED_MODEL})"
@@ -143,11 +145,14 @@ def _from_hub(pool: PoolSettings) -> ModelSource:
     return ModelSource(pool.model, "hub", None)
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Network failures of whichever HTTP client this version of huggingface_hub uses (it does not wrap them)."""
+def _network_failures() -> tuple[type[Exception], ...]:
+    """What asking the hub may raise, with those of whichever HTTP client its package uses (it does not wrap them)."""
+    from huggingface_hub import errors
+
     clients = (("httpx2", "TransportError"), ("httpx", "TransportError"), ("requests", "RequestException"))
     found = (getattr(sys.modules.get(module), name, None) for module, name in clients)
-    return tuple(kind for kind in found if kind is not None)
+    own = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError)
+    return (*own, *(kind for kind in found if kind is not None))
 
 
 def weight_bytes(source: ModelSource, pool: PoolSettings, *, bytes_per_value: int) -> int:

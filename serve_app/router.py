@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,7 +64,7 @@ class Pool(Protocol):
 
     def stream(
         self, request: GenerationRequest, *, progress: bool
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; closing the iterator cancels.
 
         Raises:
@@ -104,7 +104,9 @@ class Router:
         if pool is not None:
             chosen = tuple(p for p in chosen if p.name == pool)
             if not chosen:
-                raise UnknownModel("pool", f"{pool!r} is no pool; allowed: {', '.join(p.name for p in self.pools)}")
+                raise UnknownModel(
+                    "pool", f"{pool!r} is no pool; allowed: {', '.join(p.name for p in self.pools)}"
+                )
         if model is not None:
             models = sorted({p.model for p in chosen})
             chosen = tuple(p for p in chosen if p.model == model)
@@ -149,7 +151,7 @@ class Router:
 
     async def stream(
         self, draft: RequestDraft, *, progress: bool = False
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws on the best pool, and on the next one when a pool fails; the seed makes it the same picture.
 
         Yields:
@@ -171,7 +173,7 @@ class Router:
                 raise
             for candidate in candidates:
                 try:
-                    async with aclosing(  # type: ignore[type-var]
+                    async with aclosing(
                         candidate.pool.stream(candidate.request, progress=progress)
                     ) as events:
                         async for event in events:

@@ -72,7 +72,9 @@ class PoolSettings(BaseModel):
     @model_validator(mode="after")
     def _replica_range(self) -> Self:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}")
+            raise ValueError(
+                f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}"
+            )
         return self
 
 
@@ -113,7 +115,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="IMAGINE_", env_nested_delimiter="__", extra="forbid")
 
-    pools: Annotated[list[PoolSettings], Field(min_length=1)] = Field(default_factory=lambda: [PoolSettings()])
+    pools: Annotated[list[PoolSettings], Field(min_length=1)] = Field(
+        default_factory=lambda: [PoolSettings()]
+    )
     store: StoreSettings = Field(default_factory=StoreSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
@@ -146,7 +150,11 @@ def read_settings_file(file: Path) -> Settings:
         raise ConfigurationError(f"cannot read {file} ({error.strerror})") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file} is no valid YAML: {error}") from None
-    if isinstance(content, dict) and isinstance(content.get("applications"), list) and content["applications"]:
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("applications"), list)
+        and content["applications"]
+    ):
         content = content["applications"][0].get("args", {})
     if not isinstance(content, dict):
         raise ConfigurationError(f"{file} holds no mapping of settings")

@@ -29,7 +29,9 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self.events: queue.Queue[StepProgress | tuple[int, Pixels, StageSeconds] | ImagineError] = queue.Queue()
+        self.events: queue.Queue[StepProgress | tuple[int, Pixels, StageSeconds] | ImagineError] = (
+            queue.Queue()
+        )
 
     def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
         """A step is done."""

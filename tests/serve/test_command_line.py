@@ -99,9 +99,7 @@ def test_generate_draws_the_same_picture_for_the_same_seed(tmp_path: Path) -> No
     assert [image["seed"] for image in json.loads(second.stdout)["images"]] == [5, 6]
     with Image.open(tmp_path / "a.png") as alone, Image.open(tmp_path / "b-0.png") as in_batch:
         assert alone.text["parameters"].startswith("a red circle\nSteps: 4")  # type: ignore[attr-defined]
-        difference = max(
-            abs(x - y) for x, y in zip(alone.tobytes(), in_batch.tobytes(), strict=True)
-        )
+        difference = max(abs(x - y) for x, y in zip(alone.tobytes(), in_batch.tobytes(), strict=True))
     assert difference <= 1
 
 

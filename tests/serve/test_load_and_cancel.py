@@ -82,7 +82,7 @@ def test_the_ingress_stays_small(service: RunningService, client: httpx.Client) 
 async def test_leaving_stops_the_drawing_at_the_next_step(service: RunningService) -> None:
     async with httpx.AsyncClient(base_url=service.url, timeout=60.0, trust_env=False) as client:
         # 150 slow steps would take far longer than this test waits.
-        query = {"prompt": "slow", "num_inference_steps": 150, "pool": "slow"}
+        query: dict[str, str | int] = {"prompt": "slow", "num_inference_steps": 150, "pool": "slow"}
         draws = [asyncio.create_task(client.get("/imagine", params=query)) for _ in range(4)]
         await _until_images(service, 4)
         for draw in draws:
@@ -106,7 +106,7 @@ async def _until_images(service: RunningService, count: int, within_s: float = 2
 
 async def test_a_replica_killed_while_drawing_costs_no_request(service: RunningService) -> None:
     async with httpx.AsyncClient(base_url=service.url, timeout=120.0, trust_env=False) as client:
-        query = {"prompt": "slow", "num_inference_steps": 40, "pool": "slow", "seed": 7}
+        query: dict[str, str | int] = {"prompt": "slow", "num_inference_steps": 40, "pool": "slow", "seed": 7}
         expected = await client.get("/imagine", params=query)
         draws = [asyncio.create_task(client.get("/imagine", params=query)) for _ in range(4)]
         await _until_images(service, 4)
@@ -118,7 +118,9 @@ async def test_a_replica_killed_while_drawing_costs_no_request(service: RunningS
 
 
 def test_every_ingress_replica_serves_every_picture(service: RunningService) -> None:
-    answer = httpx.post(f"{service.url}/api/text2image", json={"prompt": "a red circle"}, trust_env=False).json()
+    answer = httpx.post(
+        f"{service.url}/api/text2image", json={"prompt": "a red circle"}, trust_env=False
+    ).json()
     # New connections, so that both ingress replicas get their turn.
     statuses = [httpx.get(answer["output"][0]["url"], trust_env=False).status_code for _ in range(10)]
     assert statuses == [200] * 10

@@ -70,7 +70,7 @@ def test_number_times_batch_with_grid_behind_a_prefix(client: httpx.Client) -> N
 def test_generate_answers_the_seed_it_used(service: RunningService, tmp_path: Path) -> None:
     line = (
         'curl -s http://sdxl-server:8000/generate -H "Content-Type: application/json" '
-        "-d '{\"prompt\": \"a helm wheel\", \"num_inference_steps\": 3, \"width\": 512, \"height\": 512, \"seed\": 0}'"
+        '-d \'{"prompt": "a helm wheel", "num_inference_steps": 3, "width": 512, "height": 512, "seed": 0}\''
     )
     answer = json.loads(_curl(line, service, tmp_path))
     assert answer["seed"] == 0
@@ -79,7 +79,7 @@ def test_generate_answers_the_seed_it_used(service: RunningService, tmp_path: Pa
     random = json.loads(
         _curl(
             "curl -s http://sdxl-server:8000/generate -H 'Content-Type: application/json' "
-            "-d '{\"prompt\": \"a helm wheel\", \"num_inference_steps\": 1, \"width\": 256, \"height\": 256}'",
+            '-d \'{"prompt": "a helm wheel", "num_inference_steps": 1, "width": 256, "height": 256}\'',
             service,
             tmp_path,
         )

@@ -62,9 +62,16 @@ def test_defaults_come_from_the_model_and_settings_win(folder: Path) -> None:
     assert (turbo.num_inference_steps, turbo.guidance_scale) == (4, 0.0)
     _scheduler(folder, "LCMScheduler", "leading")
     assert model_defaults(folder, pool).num_inference_steps == 4
-    own = pool.model_copy(update={"num_inference_steps": 7, "guidance_scale": 0.0, "default_size": (768, 512)})
+    own = pool.model_copy(
+        update={"num_inference_steps": 7, "guidance_scale": 0.0, "default_size": (768, 512)}
+    )
     chosen = model_defaults(folder, own)
-    assert (chosen.width, chosen.height, chosen.num_inference_steps, chosen.guidance_scale) == (768, 512, 7, 0.0)
+    assert (chosen.width, chosen.height, chosen.num_inference_steps, chosen.guidance_scale) == (
+        768,
+        512,
+        7,
+        0.0,
+    )
 
 
 def test_only_fp16_files_are_taken_as_such(folder: Path) -> None:
@@ -81,7 +88,10 @@ def test_only_fp16_files_are_taken_as_such(folder: Path) -> None:
     [
         (lambda f: (f / "model_index.json").unlink(), "no readable model_index.json"),
         (lambda f: (f / "model_index.json").write_text("{"), "no readable model_index.json"),
-        (lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "only StableDiffusionXL"),
+        (
+            lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+            "only StableDiffusionXL",
+        ),
         (lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").unlink(), "never loaded"),
     ],
 )
@@ -101,5 +111,7 @@ def test_a_hub_id_without_network_names_the_ways_out(monkeypatch: pytest.MonkeyP
     # An address where nothing listens: the hub's own client fails as it does without a network.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigurationError, match="hub cannot be reached .* set MODEL to it, or use the bundled"):
+    with pytest.raises(
+        ConfigurationError, match=r"hub cannot be reached .* set MODEL to it, or use the bundled"
+    ):
         locate_model(PoolSettings(model="stabilityai/sdxl-turbo"))

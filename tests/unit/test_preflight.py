@@ -25,7 +25,7 @@ def test_a_free_port_passes_and_a_taken_one_is_named() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="192.0.2.1"):
+    with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1"):
         preflight.check_port("192.0.2.1", 8000)
     with pytest.raises(ConfigurationError, match="HOST="):
         preflight.check_port("no such host", 8000)

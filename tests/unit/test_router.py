@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,7 +39,9 @@ class FakePool:
     async def facts(self) -> PoolFacts:
         if self.down:
             raise PoolUnavailable(f"{self.name} is down")
-        return PoolFacts(self.name, self.model, "fake", ModelDefaults(512, 512, 4, 0.0, "x"), self.capabilities)
+        return PoolFacts(
+            self.name, self.model, "fake", ModelDefaults(512, 512, 4, 0.0, "x"), self.capabilities
+        )
 
     def predicted_finish_s(self, request: GenerationRequest) -> float:
         return self.finish_s
@@ -49,7 +51,7 @@ class FakePool:
 
     async def stream(
         self, request: GenerationRequest, *, progress: bool
-    ) -> AsyncIterator[StepProgress | GenerationResult]:
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         self.drawn.append(request)
         if self.failures:
             raise self.failures.pop(0)
@@ -121,7 +123,10 @@ async def test_a_pool_that_never_comes_back_is_given_up() -> None:
 async def test_full_pools_spill_over_and_then_refuse_with_the_shortest_wait() -> None:
     full = FakePool("a", cost=0, failures=[QueueFull("full", 9.0)])
     assert (await _result(Router([full, FakePool("b")]), RequestDraft("x"))).pool == "b"
-    both = [FakePool("a", failures=[QueueFull("full", 9.0)]), FakePool("b", failures=[QueueFull("full", 4.0)])]
+    both = [
+        FakePool("a", failures=[QueueFull("full", 9.0)]),
+        FakePool("b", failures=[QueueFull("full", 4.0)]),
+    ]
     with pytest.raises(QueueFull) as refused:
         await _result(Router(both), RequestDraft("x"))
     assert refused.value.retry_after_s == 4.0
@@ -153,5 +158,5 @@ async def test_closing_the_stream_closes_the_pools_stream() -> None:
     pool = FakePool()
     events = Router([pool]).stream(RequestDraft("x"), progress=True)
     await anext(events)
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
     assert pool.closed_early == 1
