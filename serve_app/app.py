@@ -4,7 +4,7 @@
 (``import_path: serve_app.app:build``) and ``imagine serve`` all come through here.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Ray Serve reads the annotation of `build` itself to validate args.
 
 from ray import serve
 

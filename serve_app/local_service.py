@@ -75,6 +75,7 @@ class LocalService:
         self._temp_dir = Path(tempfile.mkdtemp(prefix="imagine-"))
         context = ray.init(
             address="local",
+            _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
             include_dashboard=self._dashboard_port is not None,
             dashboard_host="127.0.0.1",
             dashboard_port=self._dashboard_port,
