@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,18 @@ def load_sdxl(pool: PoolSettings, *, device: torch.device, dtype: torch.dtype) -
     folder = local_folder(pool.model) or _download(pool)
     variant = require(pool, folder, dtype.itemsize)
     try:
-        # add_watermarker: stock marks pictures only where an optional package happens to be installed.
-        stock: Any = StableDiffusionXLPipeline.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            add_watermarker=False,
-        )
+        with warnings.catch_warnings():
+            # Newer diffusers would rather hear `dtype`, which older ones silently ignore.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            # add_watermarker: stock marks pictures only where an optional package happens to be installed.
+            stock: Any = StableDiffusionXLPipeline.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                add_watermarker=False,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigurationError(f"the model {pool.model} cannot be loaded: {_first_line(error)}") from error
     try:
