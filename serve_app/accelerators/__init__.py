@@ -1,4 +1,4 @@
-"""One file per kind of hardware; adding one is adding its file. Importing this package never imports torch."""
+"""One file per kind of hardware; adding one is adding its file. Importing this package imports no torch."""
 
 from __future__ import annotations
 

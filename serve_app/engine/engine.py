@@ -249,7 +249,7 @@ class Engine:
         self._tell(picture, partial(picture.listener.on_progress, picture.progress(), None))
 
     def _step(self, batch: list[Picture]) -> None:
-        """One step of `batch`; on an error again with fewer rows, or each picture alone, so only culprits fail."""
+        """One step of `batch`; on an error again with fewer rows, or each picture alone: only culprits fail."""
         self._concerned = batch
         states = [picture.state for picture in batch if picture.state is not None]
         rows = sum(state.rows for state in states)

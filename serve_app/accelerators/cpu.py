@@ -1,0 +1,70 @@
+"""The accelerator ``cpu``: native PyTorch on any processor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serve_app.accelerators.base import Accelerator
+from serve_app.engine.pipeline import StepPipeline
+from serve_app.settings import PoolSettings
+
+_NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's name
+
+
+class _Cpu:
+    @property
+    def name(self) -> str:
+        return "cpu"
+
+    def available(self) -> bool:
+        return True
+
+    def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
+        return {"num_cpus": _cores(pool), **pool.ray_actor_options}
+
+    def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
+        import torch
+
+        from serve_app.pipelines.loading import load_sdxl
+
+        torch.set_num_threads(_cores(pool))
+        dtype = pool.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if has_native_bf16() else "float32"
+        return load_sdxl(pool, device=torch.device("cpu"), dtype=getattr(torch, dtype))
+
+
+def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 itself; emulated it is slower than float32.
+
+    Args:
+        cpuinfo: The kernel's description of the processor; where there is none the answer is no.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(
+        _NATIVE_BF16_FLAGS & set(line.partition(":")[2].split())
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+    )
+
+
+def _cores(pool: PoolSettings) -> int:
+    """Threads of a replica: as set, else what it reserves, else this machine's physical cores."""
+    if pool.num_threads is not None:
+        return pool.num_threads
+    reserved = pool.ray_actor_options.get("num_cpus")
+    if isinstance(reserved, (int, float)) and reserved >= 1:
+        return int(reserved)
+    # A container may be pinned to fewer cores than the machine has.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+ACCELERATOR: Accelerator = _Cpu()

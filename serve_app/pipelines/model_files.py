@@ -1,0 +1,168 @@
+"""Finds a model's folder and checks it before anything is loaded, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serve_app.errors import ConfigurationError
+from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
+
+_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+_WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
+_MEMORY_MARGIN = 1.1  # beside the weights: buffers while loading, activations of a small picture
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder that `model` names, or None for a hub id.
+
+    Raises:
+        ConfigurationError: It names a folder that is not there, or is no possible hub id.
+    """
+    folder = MODELS_DIR / BUNDLED_MODEL if model == BUNDLED_MODEL else Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model == BUNDLED_MODEL:
+        raise ConfigurationError(f"the bundled model is missing from {folder}: install the package again")
+    if model.startswith(("/", ".", "~")) or model.count("/") != 1:
+        raise ConfigurationError(
+            f"there is no model folder {model}: give a folder in diffusers layout, "
+            f"a hub id such as stabilityai/sdxl-turbo, or {BUNDLED_MODEL}"
+        )
+    return None
+
+
+def choose_variant(folder: Path, wanted: str | None) -> str | None:
+    """The weight variant to load: `wanted`, or ``fp16`` where a folder has nothing else."""
+    if wanted is None and not _weight_files(folder / "unet", None) and _weight_files(folder / "unet", "fp16"):
+        return "fp16"
+    return wanted
+
+
+def check_folder(folder: Path, variant: str | None) -> None:
+    """Checks that `folder` is a complete SDXL model in safetensors.
+
+    Raises:
+        ConfigurationError: What is missing, and what to do.
+    """
+    index = _read_json(folder / "model_index.json")
+    if "StableDiffusionXL" not in str(index.get("_class_name")):
+        raise ConfigurationError(
+            f"{folder} holds a {index.get('_class_name')}: only Stable Diffusion XL models can be served"
+        )
+    for name in (*_WITHOUT_WEIGHTS, *_WITH_WEIGHTS):
+        part = folder / name
+        if index.get(name, [None])[0] is None:
+            raise ConfigurationError(f"{folder} has no {name}: only complete SDXL base models can be served")
+        if not part.is_dir():
+            raise ConfigurationError(f"{folder} is incomplete: {name}/ is missing; download the model again")
+        if name in _WITHOUT_WEIGHTS:
+            continue
+        _read_json(part / "config.json")
+        files = _weight_files(part, variant)
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise ConfigurationError(
+                f"{part} is incomplete: {', '.join(missing)} missing; download the model again"
+            )
+        if not files:
+            pickled = any(part.glob("*.bin"))
+            remedy = (
+                "its .bin files are pickles, which could run code: convert them to safetensors"
+                if pickled
+                else "download the model again"
+            )
+            of_variant = f" of variant {variant}" if variant else ""
+            raise ConfigurationError(f"{part} has no safetensors weights{of_variant}; {remedy}")
+
+
+def check_memory(folder: Path, variant: str | None, bytes_per_weight: int) -> None:
+    """Checks that the weights fit into the memory available now.
+
+    Raises:
+        ConfigurationError: They do not; says how much is needed and there.
+    """
+    weights = 0
+    for name in _WITH_WEIGHTS:
+        for file in _weight_files(folder / name, variant):
+            weights += _count_weights(file)
+    needed, available = int(weights * bytes_per_weight * _MEMORY_MARGIN), _available_bytes()
+    if needed > available:
+        raise ConfigurationError(
+            f"the model {folder} needs {needed / 1e9:.1f} GB of memory but {available / 1e9:.1f} GB are free: "
+            "stop other programs, take a smaller model, or a dtype of 16 bits"
+        )
+
+
+def _weight_files(part: Path, variant: str | None) -> list[Path]:
+    """Files that hold the weights, those missing from disk included; empty when there are none at all."""
+    infix = f".{variant}" if variant else ""
+    for stem in ("diffusion_pytorch_model", "model"):
+        for index in (
+            part / f"{stem}.safetensors.index{infix}.json",
+            part / f"{stem}{infix}.safetensors.index.json",
+        ):
+            if index.is_file():
+                return [part / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
+        whole = part / f"{stem}{infix}.safetensors"
+        if whole.is_file():
+            return [whole]
+    return []
+
+
+def _count_weights(file: Path) -> int:
+    """Numbers in a safetensors file, from its header."""
+    with file.open("rb") as stream:
+        try:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            if 8 + length + max(ends, default=0) > file.stat().st_size:
+                raise ValueError("its end is missing")
+        except (struct.error, ValueError, KeyError) as error:
+            raise ConfigurationError(f"{file} is damaged ({error}): download the model again") from None
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _available_bytes() -> int:
+    """Free memory of the machine, or of the container where that has less."""
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        room = int(limit.read_text()) - int(used.read_text())
+    except (OSError, ValueError):  # no cgroup v2 here, or no limit ("max")
+        return free
+    return min(free, max(0, room))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{file} is missing: give a folder in diffusers layout, or download the model again"
+        ) from None
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is damaged ({error}): download the model again") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{file} is damaged (no object): download the model again")
+    return content
+
+
+def require(pool: PoolSettings, folder: Path, bytes_per_weight: int) -> str | None:
+    """All checks; answers the variant to load.
+
+    Raises:
+        ConfigurationError: See `check_folder` and `check_memory`.
+    """
+    variant = choose_variant(folder, pool.variant)
+    check_folder(folder, variant)
+    check_memory(folder, variant, bytes_per_weight)
+    return variant

@@ -1,0 +1,128 @@
+"""Noise schedulers of diffusers, one per picture: `NoiseSchedulers` makes them, `Schedule` drives one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+
+from serve_app.errors import UnsupportedRequest
+from serve_app.noise_schedulers import NOISE_SCHEDULERS, find
+
+# Canonical name -> class name in diffusers and what it changes in the model's own scheduler_config.
+_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The noise scheduler of one picture with all its state.
+
+    Attributes:
+        scheduler: A diffusers scheduler of this picture alone.
+        timesteps: 1-d tensor on the CPU, one per step.
+        generator: This picture's own source of noise, on the CPU.
+        step_kwargs: What its ``step`` takes beside the tensors.
+    """
+
+    scheduler: Any
+    timesteps: torch.Tensor
+    generator: torch.Generator
+    step_kwargs: dict[str, Any]
+
+    def scaled(self, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """`latents` as the UNet wants them at `step`."""
+        scaled: torch.Tensor = self.scheduler.scale_model_input(latents, self.timesteps[step])
+        return scaled
+
+    def advance(self, noise: torch.Tensor, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """The next latents; the scheduler and the generator move on."""
+        timestep = self.timesteps[step]
+        result = self.scheduler.step(noise, timestep, latents, **self.step_kwargs, return_dict=False)
+        next_latents: torch.Tensor = result[0]
+        return next_latents
+
+    def snapshot(self) -> tuple[dict[str, Any], torch.Tensor]:
+        """What `restore` takes to undo `advance`. Tensors are shared: schedulers never change them in place."""
+        attributes = {
+            key: copy.copy(value) if isinstance(value, list) else value
+            for key, value in vars(self.scheduler).items()
+        }
+        return attributes, self.generator.get_state()
+
+    def restore(self, snapshot: tuple[dict[str, Any], torch.Tensor]) -> None:
+        """Goes back to `snapshot`."""
+        vars(self.scheduler).update(snapshot[0])
+        self.generator.set_state(snapshot[1])
+
+
+class NoiseSchedulers:
+    """The noise schedulers a model can be drawn with.
+
+    Args:
+        own: The scheduler that came with the model; its config is the base of all.
+    """
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+        self.own_name = self._name_of(own)
+        known = tuple(scheduler.name for scheduler in NOISE_SCHEDULERS)
+        self.names = known if self.own_name in known else (*known, self.own_name)
+
+    @staticmethod
+    def _name_of(scheduler: Any) -> str:
+        """Canonical name; a class outside the table gets its own, e.g. ``heundiscrete``."""
+        class_name = type(scheduler).__name__
+        name = find(class_name)
+        if name == "dpmpp_2m":
+            if scheduler.config.get("use_karras_sigmas"):
+                name = "dpmpp_2m_karras"
+            if scheduler.config.get("algorithm_type", "dpmsolver++") != "dpmsolver++":
+                name = None
+        return name or class_name.removesuffix("Scheduler").lower()
+
+    def make(self, name: str | None) -> Any:
+        """A fresh diffusers scheduler.
+
+        Args:
+            name: One of `names`, or None for the model's own.
+        """
+        if name is None or name == self.own_name:
+            return type(self._own).from_config(self._own.config)
+        class_name, changes = _CLASSES[name]
+        if "clip_sample" not in self._own.config:
+            # DDIM would clip to -1..1 by its class's default, which is for pixels and ruins latents.
+            changes = {**changes, "clip_sample": False}
+        return getattr(diffusers, class_name).from_config(self._own.config, **changes)
+
+    def schedule(self, name: str | None, num_inference_steps: int, seed: int) -> Schedule:
+        """The whole schedule of a new picture.
+
+        Raises:
+            UnsupportedRequest: This noise scheduler cannot make that many steps.
+        """
+        scheduler = self.make(name)
+        try:
+            scheduler.set_timesteps(num_inference_steps, device="cpu")
+        except ValueError as error:
+            raise UnsupportedRequest(
+                "num_inference_steps",
+                f"{num_inference_steps} steps are not possible with this noise scheduler: {error}",
+            ) from None
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # as stock: steps are counted, never searched by their timestep
+        generator = torch.Generator("cpu").manual_seed(seed)
+        accepted = inspect.signature(scheduler.step).parameters
+        step_kwargs = {"generator": generator} if "generator" in accepted else {}
+        return Schedule(scheduler, scheduler.timesteps, generator, step_kwargs)

@@ -1,0 +1,279 @@
+"""The step maths of SDXL on torch and diffusers, for every device: `SdxlPipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from serve_app.capabilities import Capabilities, ModelDefaults
+from serve_app.engine.pipeline import Pixels
+from serve_app.engine.state import ImageState
+from serve_app.errors import GenerationFailed
+from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
+from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
+from serve_app.request import GenerationRequest
+
+FEW_STEPS = 4
+"""Steps of distilled models: what SDXL-Turbo, Lightning and LCM were made for."""
+
+USUAL_STEPS = 30
+"""Steps of all others: where SDXL's usual solvers have converged; diffusers' own 50 only costs more time."""
+
+USUAL_GUIDANCE_SCALE = 5.0
+"""The default of diffusers' `StableDiffusionXLPipeline`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the UNet is told of one picture; one row, or two while guided (negative first).
+
+    Attributes:
+        tokens: (rows, sequence, channels), the UNet's dtype.
+        pooled: (rows, projection channels), the UNet's dtype.
+        time_ids: (rows, 6) float32: original size, crop corner, target size in pixels, height first.
+        guidance_embedding: (rows, channels) for models that learned guidance as an input, else None.
+    """
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+    time_ids: torch.Tensor
+    guidance_embedding: torch.Tensor | None
+
+
+class SdxlPipeline:
+    """A `StepPipeline` over the components of a loaded `StableDiffusionXLPipeline`.
+
+    The rows of one UNet call are pictures at any step of any schedule. Latents and schedulers stay in float32
+    whatever the UNet's dtype, and noise is always drawn on the CPU in float32: a seed means the same first noise
+    on every device. In float32 a picture equals diffusers' own with a CPU generator of the same seed.
+
+    Args:
+        stock: The loaded `StableDiffusionXLPipeline`, its components already on `device`.
+        device: Where the UNet runs.
+        max_rows: Most rows of one step.
+        max_pixels: Most pixels of one picture.
+        num_inference_steps: Default steps, or None to read them from the model.
+        guidance_scale: Default guidance, or None to read it from the model.
+        default_size: Default (width, height) in pixels, or None to read it from the model.
+    """
+
+    def __init__(
+        self,
+        stock: Any,
+        *,
+        device: torch.device,
+        max_rows: int,
+        max_pixels: int,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        default_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._unet, self._vae, self._device = stock.unet, stock.vae, device
+        self._scale = int(stock.vae_scale_factor)
+        self._guidance_channels: int | None = stock.unet.config.time_cond_proj_dim
+        if self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
+            self._vae.to(dtype=torch.float32)  # as stock does around each decode: it overflows in float16
+        self._schedulers = NoiseSchedulers(stock.scheduler)
+        tokenizers = [one for one in (stock.tokenizer, stock.tokenizer_2) if one is not None]
+        encoders = [one for one in (stock.text_encoder, stock.text_encoder_2) if one is not None]
+        self._text = TextEncoder(
+            tokenizers,
+            encoders,
+            zero_for_empty=bool(stock.config.force_zeros_for_empty_prompt),
+            device=device,
+        )
+        side = _sample_side(stock.unet.config.sample_size) * self._scale
+        width, height = default_size or (side, side)
+        few_steps = _is_few_step(stock.scheduler)
+        self._defaults = ModelDefaults(
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps or (FEW_STEPS if few_steps else USUAL_STEPS),
+            guidance_scale=_first(guidance_scale, 0.0 if few_steps else USUAL_GUIDANCE_SCALE),
+            scheduler_name=self._schedulers.own_name,
+        )
+        # Whole latents are enough: the UNet interpolates odd ones on its way up, as in stock.
+        multiple = max(8, self._scale)
+        self._capabilities = Capabilities(
+            max_rows=max_rows,
+            size_multiple=multiple,
+            min_side=max(64, multiple),
+            max_side=4096,
+            max_pixels=max_pixels,
+            scheduler_names=self._schedulers.names,
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What can be drawn."""
+        return self._capabilities
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """Read from the model, unless the pool's settings say otherwise.
+
+        Size: the UNet's training size. Steps and guidance: `FEW_STEPS` without guidance where the model's
+        noise scheduler says that it was distilled (trailing timesteps, or LCM), else the usual ones.
+        """
+        return self._defaults
+
+    @torch.inference_mode()
+    def prepare(self, request: GenerationRequest, index: int) -> ImageState:
+        """Encodes the text and draws the first latents.
+
+        An empty negative prompt counts as none, for which most SDXL models want zeros.
+
+        Raises:
+            UnsupportedRequest: The noise scheduler cannot make that many steps.
+        """
+        schedule = self._schedulers.schedule(
+            request.scheduler_name, request.num_inference_steps, request.image_seed(index)
+        )
+        # Models that take guidance as an input are never guided by a second row (as in stock).
+        guided = request.guided and self._guidance_channels is None
+        texts: tuple[TextEmbedding, ...] = (
+            self._text.pair(request.prompt, request.negative_prompt)
+            if guided
+            else (self._text.prompt(request.prompt),)
+        )
+        size = (request.height, request.width)
+        conditioning = Conditioning(
+            tokens=torch.stack([text.tokens for text in texts]),
+            pooled=torch.stack([text.pooled for text in texts]),
+            time_ids=torch.tensor([[*size, 0, 0, *size]] * len(texts), dtype=torch.float32).to(self._device),
+            guidance_embedding=self._guidance_embedding(request.guidance_scale),
+        )
+        height, width = request.height // self._scale, request.width // self._scale
+        latents = torch.randn(
+            (1, self._unet.config.in_channels, height, width),
+            generator=schedule.generator,
+            dtype=torch.float32,
+        )
+        return ImageState(
+            request=request,
+            index=index,
+            # Rows of one call must be equally long; padding the shorter would change its picture.
+            batch_key=(height, width, conditioning.tokens.shape[1]),
+            rows=len(texts),
+            total_steps=len(schedule.timesteps),
+            latents=latents.to(self._device) * schedule.scheduler.init_noise_sigma,
+            conditioning=conditioning,
+            noise_scheduler=schedule,
+        )
+
+    @torch.inference_mode()
+    def denoise_step(self, batch: Sequence[ImageState]) -> None:
+        """Gathers the rows, calls the UNet once, scatters: guidance and the scheduler's step per picture."""
+        parts = [_conditioning(state) for state in batch]
+        samples, timesteps = [], []
+        for state in batch:
+            schedule = _schedule(state)
+            sample = schedule.scaled(state.latents, state.step).to(self._unet.dtype)
+            samples += [sample] * state.rows
+            timesteps += [float(schedule.timesteps[state.step])] * state.rows
+        guidance = [part.guidance_embedding for part in parts if part.guidance_embedding is not None]
+        noise: torch.Tensor = self._unet(
+            _cat(samples),
+            torch.tensor(timesteps, dtype=torch.float32, device=self._device),
+            encoder_hidden_states=_cat([part.tokens for part in parts]),
+            timestep_cond=_cat(guidance) if guidance else None,
+            added_cond_kwargs={
+                "text_embeds": _cat([part.pooled for part in parts]),
+                "time_ids": _cat([part.time_ids for part in parts]),
+            },
+            return_dict=False,
+        )[0].float()
+        self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
+
+    @staticmethod
+    def _advance(batch: Sequence[ImageState], noises: Sequence[torch.Tensor]) -> None:
+        """All states or none."""
+        snapshots = [_schedule(state).snapshot() for state in batch]
+        latents = []
+        try:
+            for state, noise in zip(batch, noises, strict=True):
+                if state.rows == 2:
+                    negative, positive = noise.chunk(2)
+                    noise = negative + state.request.guidance_scale * (positive - negative)
+                latents.append(_schedule(state).advance(noise, state.latents, state.step))
+        except BaseException:
+            for state, snapshot in zip(batch, snapshots, strict=True):
+                _schedule(state).restore(snapshot)
+            raise
+        for state, new in zip(batch, latents, strict=True):
+            state.latents = new
+
+    @torch.inference_mode()
+    def decode(self, state: ImageState) -> Pixels:
+        """The finished picture, rounded as stock does.
+
+        Raises:
+            GenerationFailed: The latents or the pixels are not finite.
+        """
+        config = self._vae.config
+        latents = state.latents
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and std is not None:
+            mean, std = (torch.tensor(one, device=latents.device).view(1, -1, 1, 1) for one in (mean, std))
+            latents = latents * std / config.scaling_factor + mean
+        else:
+            latents = latents / config.scaling_factor
+        image = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0][0].float()
+        if not torch.isfinite(image).all():
+            raise GenerationFailed("the model's picture is not finite; another seed or size may work")
+        rgb = (image * 0.5 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        _, height, width = rgb.shape
+        return Pixels(width=width, height=height, rgb=rgb.permute(1, 2, 0).cpu().numpy().tobytes())
+
+    def preview(self, state: ImageState) -> Pixels:
+        """Not offered (`Capabilities.previews`): a cheap decoder would have to come with the model."""
+        raise NotImplementedError("SDXL models come without a cheap decoder")
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """torch's own error for devices, and the CPU allocator's, which has no class of its own."""
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+    def _guidance_embedding(self, guidance_scale: float) -> torch.Tensor | None:
+        """(1, channels) sinusoids of guidance, for models distilled with guidance as an input."""
+        if self._guidance_channels is None:
+            return None
+        half = self._guidance_channels // 2
+        scale = torch.tensor([guidance_scale - 1.0]) * 1000.0
+        frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+        angles = scale[:, None] * frequencies[None, :]
+        embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+        embedding = torch.nn.functional.pad(embedding, (0, self._guidance_channels - 2 * half))
+        return embedding.to(self._device, self._unet.dtype)
+
+
+def _conditioning(state: ImageState) -> Conditioning:
+    conditioning: Conditioning = state.conditioning
+    return conditioning
+
+
+def _schedule(state: ImageState) -> Schedule:
+    schedule: Schedule = state.noise_scheduler
+    return schedule
+
+
+def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _first(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _sample_side(sample_size: Any) -> int:
+    """Side of the training latents; diffusers allows an int or (height, width)."""
+    return int(sample_size) if isinstance(sample_size, int) else int(max(sample_size))
+
+
+def _is_few_step(scheduler: Any) -> bool:
+    """Whether the model was distilled to few steps without guidance, as far as its noise scheduler tells."""
+    return scheduler.config.get("timestep_spacing") == "trailing" or "LCM" in type(scheduler).__name__

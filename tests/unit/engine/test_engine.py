@@ -1,0 +1,494 @@
+"""The engine on the fake pipeline. Most tests drive `Engine.tick` themselves, on a clock of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from serve_app.engine import Engine
+from serve_app.engine.fake import POISON_DECODE, POISON_PREPARE, POISON_STEP, FakePipeline
+from serve_app.engine.pipeline import Pixels, StepPipeline
+from serve_app.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    GenerationCancelled,
+    GenerationFailed,
+    ImagineError,
+    PoolUnavailable,
+    QueueFull,
+)
+from serve_app.request import GenerationRequest, Priority, StageSeconds, StepProgress
+
+WAIT_S = 10.0
+
+
+class ManualClock:
+    """Seconds that pass only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Recorder:
+    """A listener that remembers."""
+
+    def __init__(self, images: int = 1) -> None:
+        self.progress: list[StepProgress] = []
+        self.previews: list[Pixels] = []
+        self.pictures: dict[int, Pixels] = {}
+        self.seconds: dict[int, StageSeconds] = {}
+        self.failures: dict[int, ImagineError] = {}
+        self.admitted = threading.Event()
+        self.ended = threading.Event()
+        self._left = images
+
+    def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
+        self.progress.append(progress)
+        if progress.queue_position is None:
+            self.admitted.set()
+        if preview is not None:
+            self.previews.append(preview)
+
+    def on_picture(self, index: int, pixels: Pixels, seconds: StageSeconds) -> None:
+        assert index not in self.pictures
+        assert index not in self.failures
+        self.pictures[index] = pixels
+        self.seconds[index] = seconds
+        self._end()
+
+    def on_failure(self, index: int, error: ImagineError) -> None:
+        assert index not in self.pictures
+        assert index not in self.failures
+        self.failures[index] = error
+        self._end()
+
+    def _end(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.ended.set()
+
+
+def ask(
+    name: str = "a",
+    prompt: str = "a cat",
+    *,
+    steps: int = 4,
+    guidance: float = 0.0,
+    side: int = 64,
+    images: int = 1,
+    seed: int = 1,
+    priority: Priority = Priority.INTERACTIVE,
+    deadline: float | None = None,
+) -> GenerationRequest:
+    return GenerationRequest(
+        request_id=name,
+        prompt=prompt,
+        negative_prompt="",
+        height=side,
+        width=side,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        num_images=images,
+        priority=priority,
+        deadline=deadline,
+    )
+
+
+def make(
+    *,
+    step_s: float = 1.0,
+    decode_s: float = 0.0,
+    max_rows: int = 8,
+    max_queued_images: int = 64,
+    memory_rows: int | None = None,
+    preview_every: int = 0,
+    max_queue_s: float | None = None,
+) -> tuple[Engine, FakePipeline, ManualClock]:
+    clock = ManualClock()
+    pipeline = FakePipeline(
+        step_s=step_s, decode_s=decode_s, max_rows=max_rows, memory_rows=memory_rows, sleep=clock.sleep
+    )
+    engine = Engine(
+        pipeline,
+        max_rows=max_rows,
+        max_queued_images=max_queued_images,
+        preview_every=preview_every,
+        max_queue_s=max_queue_s,
+        clock=clock,
+        wall_clock=clock,
+    )
+    return engine, pipeline, clock
+
+
+def put(engine: Engine, request: GenerationRequest) -> Recorder:
+    recorder = Recorder(request.num_images)
+    engine.submit(request, recorder)
+    return recorder
+
+
+def run(engine: Engine, until: Callable[[], bool] | None = None, most: int = 2000) -> int:
+    """Ticks until done; answers how many."""
+    for count in range(most):
+        if until() if until else not busy(engine):
+            return count
+        engine.tick()
+    raise AssertionError(f"not done after {most} ticks")
+
+
+def busy(engine: Engine) -> bool:
+    stats = engine.stats()
+    return stats.queued_images + stats.running_images > 0
+
+
+def drawn_alone(request: GenerationRequest, index: int = 0) -> Pixels:
+    pipeline = FakePipeline()
+    state = pipeline.prepare(request, index)
+    while not state.finished:
+        pipeline.denoise_step([state])
+        state.step += 1
+    return pipeline.decode(state)
+
+
+def test_fake_is_a_step_pipeline() -> None:
+    assert isinstance(FakePipeline(), StepPipeline)
+
+
+def test_a_request_gets_all_its_pictures_and_progress() -> None:
+    engine, pipeline, _ = make()
+    request = ask(images=3, steps=2)
+    recorder = put(engine, request)
+    run(engine)
+    assert {i: drawn_alone(request, i) for i in range(3)} == recorder.pictures
+    assert [p.step for p in recorder.progress if p.image_index == 1] == [0, 1, 2]
+    assert len(pipeline.batches) == 2, "three pictures prepared together share their steps"
+
+
+def test_stage_seconds_add_up() -> None:
+    engine, _, _ = make(step_s=2.0, decode_s=3.0)
+    recorder = put(engine, ask(steps=4))
+    run(engine)
+    assert recorder.seconds[0] == StageSeconds(queue=0.0, prepare=0.0, denoise=8.0, decode=3.0)
+
+
+def test_pictures_join_and_leave_between_steps() -> None:
+    engine, pipeline, _ = make()
+    put(engine, ask("long", steps=6))
+    engine.tick()
+    short = put(engine, ask("short", steps=2))
+    run(engine, short.ended.is_set)
+    assert engine.stats().running_images == 1, "the long one is still being drawn"
+    assert [len(batch) for batch in pipeline.batches] == [1, 2, 2]
+
+
+def test_guided_and_unguided_share_a_step() -> None:
+    engine, pipeline, _ = make(max_rows=3)
+    put(engine, ask("guided", guidance=5.0))
+    put(engine, ask("plain"))
+    run(engine)
+    assert {len(batch) for batch in pipeline.batches[1:]} == {2}
+
+
+def test_short_overtakes_long_when_rows_are_short() -> None:
+    engine, _, clock = make(max_rows=2)
+    for index in range(3):
+        put(engine, ask(f"long{index}", steps=50, guidance=5.0))
+    for _ in range(5):
+        engine.tick()
+    before = clock.now
+    short = put(engine, ask("short", steps=4))
+    run(engine, short.ended.is_set)
+    assert clock.now - before <= 1.3 * 4 + 1
+
+
+def test_passed_over_pictures_do_not_starve() -> None:
+    engine, pipeline, _ = make(max_rows=1)
+    long = put(engine, ask("long", steps=3))
+    shorts = [put(engine, ask(f"short{index}", steps=2)) for index in range(60)]
+    run(engine, long.ended.is_set)
+    assert not all(short.ended.is_set() for short in shorts)
+    assert pipeline.batches
+
+
+def test_shapes_share_time_not_steps() -> None:
+    clock = ManualClock()
+
+    class ByArea(FakePipeline):
+        def denoise_step(self, batch):  # type: ignore[no-untyped-def]
+            clock.sleep(batch[0].request.width / 64)
+            super().denoise_step(batch)
+
+    pipeline = ByArea()
+    engine = Engine(pipeline, clock=clock, wall_clock=clock)
+    put(engine, ask("small", steps=150, side=64))
+    put(engine, ask("large", steps=150, side=256))
+    for _ in range(52):
+        engine.tick()
+    steps = Counter(batch[0][0] for batch in pipeline.batches)
+    assert 3.0 <= steps["small"] / steps["large"] <= 5.0, (
+        "a step of the large shape costs four of the small one"
+    )
+
+
+def test_interactive_work_sets_batch_work_aside_and_it_resumes() -> None:
+    engine, pipeline, _ = make(max_rows=2)
+    background = put(engine, ask("batch", steps=10, guidance=5.0, priority=Priority.BATCH))
+    for _ in range(3):
+        engine.tick()
+    urgent = put(engine, ask("now", steps=4, guidance=5.0))
+    run(engine, urgent.ended.is_set)
+    names = [batch[0][0] for batch in pipeline.batches]
+    assert names == ["batch"] * 3 + ["now"] * 4
+    run(engine)
+    assert background.pictures[0] == drawn_alone(ask(steps=10, guidance=5.0))
+
+
+def test_batch_work_does_not_starve_under_unbroken_interactive_load() -> None:
+    engine, _, _ = make(max_rows=1)
+    background = put(engine, ask("batch", steps=2, priority=Priority.BATCH))
+    for index in range(400):
+        if background.ended.is_set():
+            return
+        if engine.stats().queued_images < 4:
+            put(engine, ask(f"now{index}", steps=1))
+        engine.tick()
+    raise AssertionError("the batch picture starved")
+
+
+def test_cancelling_takes_effect_at_the_next_step() -> None:
+    engine, pipeline, _ = make()
+    other = put(engine, ask("other", steps=6))
+    recorder = Recorder()
+    ticket = engine.submit(ask("left", steps=50), recorder)
+    for _ in range(3):
+        engine.tick()
+    ticket.cancel()
+    ticket.cancel()
+    count = len(pipeline.batches)
+    run(engine)
+    assert isinstance(recorder.failures[0], GenerationCancelled)
+    assert all(name != "left" for batch in pipeline.batches[count:] for name, _, _ in batch)
+    assert other.pictures
+    assert engine.stats().images_cancelled == 1
+
+
+def test_cancelling_while_queued_draws_nothing() -> None:
+    engine, pipeline, _ = make()
+    recorder = Recorder()
+    engine.submit(ask(), recorder).cancel()
+    run(engine)
+    assert isinstance(recorder.failures[0], GenerationCancelled)
+    assert not pipeline.batches
+
+
+@pytest.mark.parametrize("poison", [POISON_PREPARE, POISON_STEP, POISON_DECODE])
+def test_a_poisoned_picture_fails_alone(poison: str) -> None:
+    engine, _, _ = make()
+    good = [put(engine, ask("good", seed=seed)) for seed in range(3)]
+    bad = put(engine, ask("bad", prompt=poison))
+    run(engine)
+    assert isinstance(bad.failures[0], GenerationFailed)
+    assert [one.pictures[0] for one in good] == [drawn_alone(ask(seed=seed)) for seed in range(3)]
+
+
+def test_out_of_memory_halves_the_rows_and_is_remembered() -> None:
+    engine, pipeline, _ = make(memory_rows=3)
+    recorders = [put(engine, ask(seed=seed)) for seed in range(8)]
+    run(engine)
+    assert [one.pictures[0] for one in recorders] == [drawn_alone(ask(seed=seed)) for seed in range(8)]
+    assert max(len(batch) for batch in pipeline.batches) <= 3
+    # Another wave never tries more rows than are known to fit.
+    pipeline.denoise_step = refuse_more_than(3, pipeline.denoise_step)  # type: ignore[method-assign]
+    again = [put(engine, ask(seed=seed)) for seed in range(8)]
+    run(engine)
+    assert all(one.pictures for one in again)
+
+
+def refuse_more_than(rows: int, step: Callable[..., None]) -> Callable[..., None]:
+    def checked(batch):  # type: ignore[no-untyped-def]
+        assert sum(state.rows for state in batch) <= rows
+        step(batch)
+
+    return checked
+
+
+def test_a_picture_that_does_not_fit_alone_fails_clearly() -> None:
+    engine, _, _ = make(memory_rows=1)
+    guided, plain = put(engine, ask("big", guidance=5.0)), put(engine, ask("small"))
+    run(engine)
+    assert "memory" in guided.failures[0].message
+    assert plain.pictures
+
+
+def test_the_queue_is_bounded_all_or_nothing() -> None:
+    engine, _, _ = make(max_queued_images=4)
+    put(engine, ask(images=3))
+    with pytest.raises(QueueFull) as refusal:
+        put(engine, ask(images=2))
+    assert refusal.value.retry_after_s >= 1.0
+    assert engine.stats().queued_images == 3
+    put(engine, ask(images=1))
+
+
+def test_retry_after_comes_from_measured_step_times() -> None:
+    engine, _, _ = make(step_s=10.0, max_rows=1, max_queued_images=2)
+    put(engine, ask("first", steps=2))
+    run(engine)
+    put(engine, ask("second", steps=6, images=2))
+    with pytest.raises(QueueFull) as refusal:
+        put(engine, ask("third"))
+    assert refusal.value.retry_after_s == pytest.approx(60.0)
+
+
+def test_predicted_seconds_bound_the_queue() -> None:
+    engine, _, _ = make(step_s=10.0, max_rows=1, max_queue_s=50.0)
+    put(engine, ask(steps=1))
+    run(engine)
+    put(engine, ask(steps=6))
+    with pytest.raises(QueueFull):
+        put(engine, ask(steps=1))
+
+
+def test_unreachable_deadlines_are_refused_and_reachable_ones_met() -> None:
+    engine, _, clock = make(step_s=1.0, max_rows=1)
+    put(engine, ask(steps=2))
+    run(engine)
+    put(engine, ask("ahead", steps=10))
+    with pytest.raises(DeadlineUnreachable) as refusal:
+        put(engine, ask("late", steps=10, deadline=clock.now + 12))
+    assert refusal.value.retry_after_s == pytest.approx(10.0)
+    # A short one overtakes, so it has only its like before it.
+    short = put(engine, ask("short", steps=2, deadline=clock.now + 5))
+    run(engine)
+    assert short.pictures
+
+
+def test_a_picture_past_its_deadline_is_dropped() -> None:
+    engine, _, clock = make(step_s=10.0)
+    late = put(engine, ask(steps=50, deadline=clock.now + 25))
+    run(engine)
+    assert isinstance(late.failures[0], DeadlineExceeded)
+    with pytest.raises(DeadlineExceeded):
+        put(engine, ask(deadline=clock.now - 1))
+
+
+def test_queue_positions_are_told() -> None:
+    engine, _, _ = make(max_rows=1)
+    for index in range(6):
+        put(engine, ask(f"r{index}", steps=3))
+    last = put(engine, ask("last", steps=3))
+    run(engine)
+    positions = [p.queue_position for p in last.progress if p.queue_position is not None]
+    assert positions
+    assert positions == sorted(positions, reverse=True)
+
+
+def test_previews_every_so_many_steps() -> None:
+    engine, _, _ = make(preview_every=2)
+    recorder = put(engine, ask(steps=6))
+    run(engine)
+    assert len(recorder.previews) == 2, "steps 2 and 4; the last one is followed by the picture itself"
+
+
+def test_at_most_one_decode_per_tick() -> None:
+    engine, _, _ = make()
+    recorder = put(engine, ask(steps=1, images=4))
+    done = []
+    for _ in range(4):
+        engine.tick()
+        done.append(len(recorder.pictures))
+    assert done == [1, 2, 3, 4]
+
+
+def test_a_listener_that_raises_loses_only_its_picture() -> None:
+    engine, _, _ = make()
+
+    class Broken(Recorder):
+        def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
+            raise RuntimeError("a bug of the caller")
+
+    broken, good = Broken(), put(engine, ask("good"))
+    engine.submit(ask("broken"), broken)
+    run(engine)
+    assert good.pictures
+    assert isinstance(broken.failures[0], GenerationCancelled)
+
+
+# --- with the thread ---
+
+
+def threaded(pipeline: FakePipeline) -> Engine:
+    engine = Engine(pipeline)
+    engine.start()
+    return engine
+
+
+def test_the_thread_draws_stops_and_refuses_afterwards() -> None:
+    engine = threaded(FakePipeline())
+    recorder = put(engine, ask())
+    assert recorder.ended.wait(WAIT_S)
+    assert any(thread.name == "engine" for thread in threading.enumerate())
+    assert engine.stop(WAIT_S)
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+    with pytest.raises(PoolUnavailable):
+        put(engine, ask())
+
+
+def test_stopping_is_bounded_and_fails_what_is_unfinished() -> None:
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    engine = threaded(pipeline)
+    recorder = put(engine, ask())
+    assert recorder.admitted.wait(WAIT_S)
+    assert not engine.stop(0.05), "the step hangs"
+    pipeline.gate.set()
+    assert engine.stop(WAIT_S)
+    assert isinstance(recorder.failures[0], PoolUnavailable)
+
+
+def test_a_hanging_step_is_seen_and_idling_is_not() -> None:
+    clock = ManualClock()
+    pipeline = FakePipeline()
+    engine = Engine(pipeline, clock=clock)
+    clock.sleep(100)
+    assert engine.stuck_for_s() == 0
+    pipeline.gate.clear()
+    recorder = put(engine, ask())
+    assert engine.stuck_for_s() == 0
+    engine.start()
+    clock.sleep(30)
+    assert engine.stuck_for_s() == pytest.approx(30)
+    pipeline.gate.set()
+    assert recorder.ended.wait(WAIT_S)
+    assert engine.stop(WAIT_S)
+
+
+def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(FakePipeline())
+    original = engine._decode_one
+    calls = iter([RuntimeError("a bug of the engine")])
+
+    def broken_once() -> None:
+        error = next(calls, None)
+        if error is not None:
+            raise error
+        original()
+
+    monkeypatch.setattr(engine, "_decode_one", broken_once)
+    engine.start()
+    first = put(engine, ask())
+    assert first.ended.wait(WAIT_S)
+    assert isinstance(first.failures[0], GenerationFailed)
+    second = put(engine, ask())
+    assert second.ended.wait(WAIT_S)
+    assert second.pictures
+    assert engine.stop(WAIT_S)
