@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
@@ -100,7 +101,7 @@ class FakeImageService:
         """The one pool's facts while it is ready."""
         return [self._facts] if self.is_ready else []
 
-    async def stream(self, draft: RequestDraft) -> AsyncIterator[StepProgress | GenerationResult]:
+    async def stream(self, draft: RequestDraft) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; yields progress and, last, the result. Closing the iterator is recorded in `cancelled`.
 
         Raises:
@@ -135,9 +136,10 @@ class FakeImageService:
         Raises:
             ImagineError: The draft does not fit the pool, or `failure`.
         """
-        async for event in self.stream(draft):
-            if isinstance(event, GenerationResult):
-                return event
+        async with aclosing(self.stream(draft)) as events:
+            async for event in events:
+                if isinstance(event, GenerationResult):
+                    return event
         raise AssertionError("stream() ends with a result or an error")
 
     async def ready(self) -> bool:

@@ -93,8 +93,8 @@ class PictureStore:
             self._store: ObjectStore = self._open(settings)
         except (BaseError, OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder or "
-                "a url such as s3://bucket/prefix, with its options in store.options"
+                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder "
+                "or a url such as s3://bucket/prefix, with its options in store.options"
             ) from error
 
     def _open(self, settings: StoreSettings) -> ObjectStore:
@@ -213,7 +213,8 @@ class PictureStore:
             total -= picture.size
         await self.delete(doomed)
         if self._folder is not None:
-            await asyncio.to_thread(_remove_leftovers, self._folder, oldest_allowed)
+            with _domain_errors("leftovers"):
+                await asyncio.to_thread(_remove_leftovers, self._folder, oldest_allowed)
         if doomed:
             log.info("Removed %d pictures from the store", len(doomed))
         return len(doomed)

@@ -43,6 +43,7 @@ def _is_unchanged(request: Request, info: PictureInfo) -> bool:
         },
         304: {"description": "The client's copy is still good."},
         **error_responses(ErrorBody, 404, 503),
+        "default": {"model": ErrorBody, "description": "Any other refusal."},
     },
 )
 async def picture(picture_id: str, name: str, request: Request, service: Service) -> Response:

@@ -128,7 +128,7 @@ input{font:inherit;width:100%;padding:.5rem;box-sizing:border-box}</style></head
 
 @router.get("/", include_in_schema=False)
 async def front_page(request: Request) -> Response:
-    """A small page for browsers, JSON for others. Its addresses are relative, so they hold behind any prefix."""
+    """A small page for browsers, JSON for others. Its links are relative: they hold behind any prefix."""
     if "text/html" in request.headers.get("accept", ""):
         return HTMLResponse(_PAGE)
     return JSONResponse(
