@@ -64,7 +64,7 @@ def _check_size(text: str) -> str:
 
 
 class Text2ImageRequest(BaseModel):
-    """The body. Fields that are not listed are ignored; null means absent, but for prompt, number and batch."""
+    """The body. Other fields are ignored; null means absent, but for prompt, number and batch."""
 
     model_config = ConfigDict(
         strict=True,
