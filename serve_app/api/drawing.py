@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import quote
 
 from serve_app.errors import DeadlineExceeded, ImagineError
 from serve_app.request import GeneratedImage, GenerationResult, RequestDraft
 from serve_app.service import ImageService
+
+Kept = TypeVar("Kept")
 
 
 @asynccontextmanager
@@ -48,28 +51,40 @@ async def draw(service: ImageService, draft: RequestDraft) -> GenerationResult:
 
 
 async def draw_rounds(
-    service: ImageService, drafts: Sequence[RequestDraft]
-) -> list[tuple[GenerationResult, float]]:
+    service: ImageService,
+    drafts: Sequence[RequestDraft],
+    keep: Callable[[int, GenerationResult], Awaitable[Kept]],
+) -> list[tuple[Kept, float]]:
     """Draws several requests at once within one time limit.
 
     When one fails or the caller leaves, the rest stop.
 
+    Args:
+        service: Draws them.
+        drafts: One per round.
+        keep: Called with the position and the result of each round as soon as it is drawn; what it returns is
+            kept in place of the result, so that finished pictures need not stay in memory meanwhile.
+
     Returns:
-        For each draft, in their order, the result and the wall seconds it took.
+        For each draft, in their order, what `keep` returned and the wall seconds of the drawing.
 
     Raises:
         ImagineError: The first domain error of any of them.
     """
 
-    async def timed(draft: RequestDraft) -> tuple[GenerationResult, float]:
+    async def draw_one(position: int, draft: RequestDraft) -> tuple[Kept, float]:
         start = time.perf_counter()
         result = await service.draw(draft)
-        return result, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        return await keep(position, result), seconds
 
     async with time_limit(service.settings.request_timeout_s) as deadline:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(timed(replace(draft, deadline=deadline))) for draft in drafts]
+                tasks = [
+                    group.create_task(draw_one(position, replace(draft, deadline=deadline)))
+                    for position, draft in enumerate(drafts)
+                ]
         except BaseExceptionGroup as failures:
             raise _first_domain_error(failures) from failures
     return [task.result() for task in tasks]

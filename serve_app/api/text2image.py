@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -43,7 +44,7 @@ from serve_app.store import GRID_NAME, PictureStore, picture_name
 
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 _SIDE: TypeAdapter[int] = TypeAdapter(PixelSide)
-# A merged picture takes up to 50 MB while it is made; one at a time keeps the ingress small.
+# A merged picture takes tens of MB while it is made; one at a time keeps the ingress small.
 _grid_permit = asyncio.Semaphore(1)
 
 
@@ -63,7 +64,7 @@ def _check_size(text: str) -> str:
 
 
 class Text2ImageRequest(BaseModel):
-    """The body. Fields that are not listed are ignored; null means absent for those with a default."""
+    """The body. Other fields are ignored; null means absent, but for prompt, number and batch."""
 
     model_config = ConfigDict(
         strict=True,
@@ -226,8 +227,15 @@ async def text2image(
     """Draws ``number`` x ``batch`` pictures. JSON is read whatever the Content-Type says. Closing the
     connection stops the drawing."""
     picture_id = new_request_id()
-    rounds = await draw_rounds(service, body.to_drafts())
-    await _store_all(service.store, picture_id, [result for result, _ in rounds])
+
+    async def store_round(number: int, result: GenerationResult) -> GenerationResult:
+        for image in result.images:
+            await service.store.put(picture_id, picture_name(number, image.index), image.data)
+        return replace(result, images=tuple(replace(image, data=b"") for image in result.images))
+
+    rounds = await draw_rounds(service, body.to_drafts(), store_round)
+    if body.number > 1:
+        await _store_grid(service.store, picture_id, [result for result, _ in rounds])
     folder = f"{base_url(request, service.settings)}/images/{picture_id}"
     output = [
         OutputEntry(
@@ -265,20 +273,17 @@ def _meta_input(body: Text2ImageRequest, result: GenerationResult) -> MetaInput:
     )
 
 
-async def _store_all(store: PictureStore, picture_id: str, results: Sequence[GenerationResult]) -> None:
-    """Stores every picture and, for several rounds, the merged one.
+async def _store_grid(store: PictureStore, picture_id: str, results: Sequence[GenerationResult]) -> None:
+    """Merges the stored pictures of all rounds into one more.
 
     Raises:
         StoreUnavailable: The storage refused or did not answer.
     """
-    files = {
-        picture_name(number, image.index): image.data
-        for number, result in enumerate(results)
-        for image in result.images
-    }
-    for name, data in files.items():
-        await store.put(picture_id, name, data)
-    if len(results) > 1:
-        async with _grid_permit:
-            merged = await asyncio.to_thread(images.grid, list(files.values()))
+    async with _grid_permit:
+        files = [
+            (await store.get(picture_id, picture_name(number, image.index)))[1]
+            for number, result in enumerate(results)
+            for image in result.images
+        ]
+        merged = await asyncio.to_thread(images.grid, files)
         await store.put(picture_id, GRID_NAME, merged)
