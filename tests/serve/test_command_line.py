@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import free_port
+from tests.running_service import free_port
 from tests.serve.processes import running
 
 IMAGINE = str(Path(sys.executable).parent / "imagine")
