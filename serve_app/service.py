@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve_app.capabilities import PoolFacts
@@ -37,7 +37,7 @@ class ImageService(Protocol):
         """Facts of every pool that answers now."""
         ...
 
-    def stream(self, draft: RequestDraft) -> AsyncIterator[StepProgress | GenerationResult]:
+    def stream(self, draft: RequestDraft) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; yields progress and, last, the result. Closing the iterator cancels the drawing.
 
         Raises:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serve_app.errors import ConfigurationError
 from serve_app.request import GuidanceScale, NumInferenceSteps
 
 BUNDLED_MODEL = "small-sdxl"
@@ -70,7 +72,9 @@ class PoolSettings(BaseModel):
     @model_validator(mode="after")
     def _replica_range(self) -> Self:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}")
+            raise ValueError(
+                f"max_replicas={self.max_replicas} is less than min_replicas={self.min_replicas}"
+            )
         return self
 
 
@@ -111,7 +115,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="IMAGINE_", env_nested_delimiter="__", extra="forbid")
 
-    pools: Annotated[list[PoolSettings], Field(min_length=1)] = Field(default_factory=lambda: [PoolSettings()])
+    pools: Annotated[list[PoolSettings], Field(min_length=1)] = Field(
+        default_factory=lambda: [PoolSettings()]
+    )
     store: StoreSettings = Field(default_factory=StoreSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
@@ -127,3 +133,29 @@ class Settings(BaseSettings):
         if len(set(names)) != len(names):
             raise ValueError(f"pool names must be unique, got {', '.join(names)}")
         return self
+
+
+def read_settings_file(file: Path) -> Settings:
+    """Settings from a YAML or JSON file of the same shape as serveConfigV2's ``args``.
+
+    A whole Serve config works too: then the ``args`` of its first application are taken.
+
+    Raises:
+        ConfigurationError: The file cannot be read or is no mapping.
+        pydantic.ValidationError: A setting is wrong.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file} ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file} is no valid YAML: {error}") from None
+    if (
+        isinstance(content, dict)
+        and isinstance(content.get("applications"), list)
+        and content["applications"]
+    ):
+        content = content["applications"][0].get("args", {})
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{file} holds no mapping of settings")
+    return Settings.model_validate(content)

@@ -1,5 +1,316 @@
-"""Object storage for pictures."""
+"""Object storage for pictures that are answered by url, and their retention.
+
+Names are ``{picture id}/{number}_{batch}.png`` and ``{picture id}/image_grid.png``. The id is a uuid4, so it
+cannot be guessed; anything else is refused before it reaches the storage, so no path leaves the store.
+Objects in the same folder or bucket with other names are never listed, served or removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from serve_app.errors import ConfigurationError, NotFound, StoreUnavailable
+from serve_app.request import ImageFormat
+from serve_app.settings import StoreSettings
+
+log = logging.getLogger(__name__)
+
+GRID_NAME = "image_grid.png"
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(r"(?:[0-9]{1,4}_[0-9]{1,4}|image_grid)\.(png|webp|jpeg)")
+# A store that does not answer must be an error while the client still waits, not after minutes of retries.
+_RETRY: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+_TIMEOUTS: dict[str, Any] = {"connect_timeout": "5s", "timeout": "30s"}
+# Of the options, those that concern the HTTP client rather than the kind of store.
+_CLIENT_OPTIONS = frozenset(
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "proxy_url",
+        "proxy_ca_certificate",
+        "timeout",
+    }
+)
+_DELETE_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """What the store knows of a picture without reading it.
+
+    Attributes:
+        path: ``{picture id}/{name}``.
+        size: Bytes.
+        modified: Unix time in seconds.
+        etag: Changes whenever the content does, without quotes.
+        media_type: MIME type.
+    """
+
+    path: str
+    size: int
+    modified: float
+    etag: str
+    media_type: str
+
+
+def picture_name(number: int, batch: int, image_format: ImageFormat = ImageFormat.PNG) -> str:
+    """File name of picture `batch` of round `number`, both counted from 0."""
+    return f"{number}_{batch}.{image_format.value}"
 
 
 class PictureStore:
-    """Pictures answered by url."""
+    """Pictures answered by url, in a local folder or an object store.
+
+    Args:
+        settings: Where, and for how long.
+
+    Raises:
+        ConfigurationError: The url or an option is not understood, or the folder cannot be made.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._sweeper: asyncio.Task[None] | None = None
+        self._folder = _local_folder(settings.url)
+        try:
+            self._store: ObjectStore = self._open(settings)
+        except (BaseError, OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder "
+                "or a url such as s3://bucket/prefix, with its options in store.options"
+            ) from error
+
+    def _open(self, settings: StoreSettings) -> ObjectStore:
+        if self._folder is not None:
+            return LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+        client: dict[str, Any] = dict(_TIMEOUTS)
+        config: dict[str, Any] = {}
+        for name, value in settings.options.items():
+            (client if name in _CLIENT_OPTIONS else config)[name] = value
+        if str(config.get("endpoint", "")).startswith("http://"):
+            client["allow_http"] = "true"
+        options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": _RETRY}
+        return from_url(settings.url, **options)
+
+    async def put(self, picture_id: str, name: str, data: bytes) -> None:
+        """Stores a picture; it appears whole or not at all.
+
+        Raises:
+            NotFound: The id or the name is not one of ours.
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        path = _path(picture_id, name)
+        # The local folder cannot keep attributes; there the name decides the media type.
+        attributes = {"Content-Type": _media_type(name)} if self._folder is None else None
+        with _domain_errors(path):
+            await self._refuse_links(path)
+            await obstore.put_async(self._store, path, data, attributes=attributes)
+
+    async def get(self, picture_id: str, name: str) -> tuple[PictureInfo, bytes]:
+        """A stored picture.
+
+        Raises:
+            NotFound: There is none, or its time is over.
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        path = _path(picture_id, name)
+        with _domain_errors(path):
+            await self._refuse_links(path)
+            result = await obstore.get_async(self._store, path)
+            info = _info(result.meta)
+            self._refuse_expired(info)
+            return info, bytes(await result.bytes_async())
+
+    async def head(self, picture_id: str, name: str) -> PictureInfo:
+        """What is known of a stored picture, without reading it.
+
+        Raises:
+            NotFound: There is none, or its time is over.
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        path = _path(picture_id, name)
+        with _domain_errors(path):
+            await self._refuse_links(path)
+            info = _info(await obstore.head_async(self._store, path))
+        self._refuse_expired(info)
+        return info
+
+    async def list(self) -> list[PictureInfo]:
+        """Every picture of the store, in no order; objects that are none of ours are left out.
+
+        Raises:
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        found: list[PictureInfo] = []
+        try:
+            with _domain_errors("the list of pictures"):
+                async for chunk in obstore.list(self._store, chunk_size=1000):
+                    found.extend(_info(meta) for meta in chunk if _is_ours(meta["path"]))
+        except NotFound:
+            # Another replica removed a folder while it was being listed; the next sweep sees the rest.
+            log.debug("A folder vanished while the store was listed")
+        return found
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        """Removes pictures; one that is gone already is no error.
+
+        Args:
+            paths: ``{picture id}/{name}`` each.
+
+        Raises:
+            NotFound: A path is not one of ours.
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        for path in paths:
+            _path(*path.split("/", 1))
+        for start in range(0, len(paths), _DELETE_CHUNK):
+            chunk = list(paths[start : start + _DELETE_CHUNK])
+            with _domain_errors("pictures to remove"):
+                try:
+                    await obstore.delete_async(self._store, chunk)
+                except FileNotFoundError:
+                    # Another replica was faster with some of them; the rest are tried one by one.
+                    for path in chunk:
+                        with contextlib.suppress(FileNotFoundError):
+                            await obstore.delete_async(self._store, path)
+
+    async def sweep(self) -> int:
+        """Removes pictures older than ``max_age_s``, then the oldest until all are within ``max_bytes``.
+
+        Several processes may sweep the same store at once.
+
+        Returns:
+            How many pictures were removed.
+
+        Raises:
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        oldest_allowed = time.time() - self._settings.max_age_s
+        pictures = sorted(await self.list(), key=lambda picture: (picture.modified, picture.path))
+        total = sum(picture.size for picture in pictures)
+        doomed: list[str] = []
+        for picture in pictures:
+            if picture.modified >= oldest_allowed and total <= self._settings.max_bytes:
+                break
+            doomed.append(picture.path)
+            total -= picture.size
+        await self.delete(doomed)
+        if self._folder is not None:
+            with _domain_errors("leftovers"):
+                await asyncio.to_thread(_remove_leftovers, self._folder, oldest_allowed)
+        if doomed:
+            log.info("Removed %d pictures from the store", len(doomed))
+        return len(doomed)
+
+    def start(self) -> None:
+        """Starts sweeping in the background, every ``sweep_interval_s``; needs a running event loop."""
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Stops the background sweep, waiting at most `timeout_s` seconds for it."""
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.cancel()
+            await asyncio.wait({sweeper}, timeout=timeout_s)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except StoreUnavailable as error:
+                # Pictures are kept too long meanwhile; the next round tries again.
+                log.warning("The picture store could not be swept: %s", error)
+            await asyncio.sleep(self._settings.sweep_interval_s)
+
+    def _refuse_expired(self, info: PictureInfo) -> None:
+        if info.modified < time.time() - self._settings.max_age_s:
+            raise NotFound("This picture is no longer kept")
+
+    async def _refuse_links(self, path: str) -> None:
+        """A symbolic link that someone put into the local folder must not lead out of it."""
+        if self._folder is not None and await asyncio.to_thread(_is_link, self._folder, path):
+            raise NotFound("There is no such picture")
+
+
+def _path(picture_id: str, name: str) -> str:
+    if _ID.fullmatch(picture_id) is None or _NAME.fullmatch(name) is None:
+        raise NotFound("There is no such picture")
+    return f"{picture_id}/{name}"
+
+
+def _is_ours(path: str) -> bool:
+    picture_id, _, name = path.partition("/")
+    return _ID.fullmatch(picture_id) is not None and _NAME.fullmatch(name) is not None
+
+
+def _media_type(name: str) -> str:
+    return ImageFormat(name.rpartition(".")[2]).media_type
+
+
+def _info(meta: Any) -> PictureInfo:
+    path, size, modified = meta["path"], meta["size"], meta["last_modified"].timestamp()
+    etag = (meta.get("e_tag") or f"{size:x}-{modified:.6f}").strip('"')
+    return PictureInfo(path=path, size=size, modified=modified, etag=etag, media_type=_media_type(path))
+
+
+def _local_folder(url: str) -> Path | None:
+    """The folder that `url` means, absolute and without links, or None for an object store."""
+    if url.startswith("file://"):
+        return Path(unquote(urlsplit(url).path)).resolve()
+    if "://" in url:
+        return None
+    return Path(url).expanduser().resolve()
+
+
+def _is_link(folder: Path, path: str) -> bool:
+    file = folder / path
+    return file.parent.is_symlink() or file.is_symlink()
+
+
+def _remove_leftovers(folder: Path, oldest_allowed: float) -> None:
+    """Removes half-written files of dead processes, and empty picture folders. Blocks."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _ID.fullmatch(entry.name) is None or not entry.is_dir(follow_symlinks=False):
+                continue
+            # Another replica may remove the folder meanwhile, and one that is in use is not empty: both are
+            # well.
+            with contextlib.suppress(OSError):
+                for file in Path(entry.path).iterdir():
+                    staged = _NAME.fullmatch(file.name.partition("#")[0]) is not None and "#" in file.name
+                    if staged and file.stat().st_mtime < oldest_allowed:
+                        file.unlink()
+                os.rmdir(entry.path)
+
+
+@contextlib.contextmanager
+def _domain_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound("There is no such picture") from error
+    except (BaseError, OSError, ValueError) as error:
+        log.warning("The picture store failed on %s: %s", what, _first_line(error))
+        raise StoreUnavailable("The picture store does not answer; try again later") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

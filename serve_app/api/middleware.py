@@ -1,0 +1,113 @@
+"""Pure ASGI layers around the application: the request's id, the largest body, the proxy's path prefix.
+
+They wrap ``receive`` and ``send`` and start no task, so a client that leaves cancels the endpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.urls import forwarded_prefix
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+REQUEST_ID_HEADER = "X-Request-Id"
+
+
+class RequestIdMiddleware:
+    """Gives every request an id: the client's ``X-Request-Id`` where it is harmless, else a fresh one.
+
+    It names the request in logs and answers only; stored pictures have ids that nobody can choose.
+
+    Args:
+        app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = offered if _SAFE_ID.fullmatch(offered) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        # Ray Serve's proxy gives an id to each request that has none, and adds the header to every answer.
+        proxy_adds_it = offered == request_id and _in_ray_replica()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start" and not proxy_adds_it:
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimitMiddleware:
+    """Refuses a body that is too large, by its announced length or while it arrives.
+
+    The refusal is raised where a route reads the body, so it is answered in that route's own shape.
+
+    Args:
+        app: The application inside.
+        max_bytes: Largest body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        too_large = announced.isdecimal() and int(announced[:20]) > self._max_bytes
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            if not too_large:
+                event = await receive()
+                received += len(event.get("body", b""))
+                if received <= self._max_bytes:
+                    return event
+            raise HTTPException(413, f"The body is larger than {self._max_bytes} bytes")
+
+        await self._app(scope, receive_within_limit, send)
+
+
+class ForwardedPrefixMiddleware:
+    """Mounts the application under the path prefix that a proxy cut off and names in ``X-Forwarded-Prefix``.
+
+    Args:
+        app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+        if scope["type"] == "http" and (prefix := forwarded_prefix(Headers(scope=scope))):
+            # By ASGI's rules `path` holds `root_path`; both grow, so routing stays as it was.
+            scope = {
+                **scope,
+                "root_path": prefix + str(scope.get("root_path", "")),
+                "path": prefix + str(scope["path"]),
+            }
+        await self._app(scope, receive, send)
+
+
+def _in_ray_replica() -> bool:
+    """Whether this process runs as a replica of Ray Serve, found out without importing Ray."""
+    context = sys.modules.get("ray.serve.context")
+    return context is not None and context._get_internal_replica_context() is not None

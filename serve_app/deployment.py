@@ -1,0 +1,208 @@
+"""The replica: one pipeline, one engine, file encoding, and the bridge from the engine's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from ray import serve
+
+from serve_app import accelerators
+from serve_app.capabilities import PoolFacts
+from serve_app.engine import Engine, EngineStats
+from serve_app.engine.pipeline import Pixels
+from serve_app.errors import ImagineError
+from serve_app.images import encode, infotext
+from serve_app.request import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    OutputOptions,
+    StageSeconds,
+    StepProgress,
+)
+from serve_app.settings import PoolSettings
+from serve_app.warmup import warm_up
+
+logger = logging.getLogger(__name__)
+
+STUCK_AFTER_S = 300.0
+"""A step that takes longer has hung: the replica fails its health check and is replaced. The slowest honest step
+known, full-size SDXL at 1024x1024 on two cores without bf16, takes about 90 s."""
+
+ENCODING_THREADS = 2
+_STOP_S = 30.0
+
+
+class Bridge:
+    """Carries what the engine's thread says about one request to a coroutine on the event loop.
+
+    The engine calls the three ``on_`` methods; the coroutine reads `events`. The queue needs no limit of its own: it
+    holds at most one event per step of the request.
+
+    Args:
+        loop: The event loop of the coroutine.
+        progress: Whether `StepProgress` is wanted.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, progress: bool) -> None:
+        self._loop = loop
+        self._progress = progress
+        self.events: asyncio.Queue[
+            tuple[StepProgress, Pixels | None] | tuple[int, Pixels, StageSeconds] | ImagineError
+        ] = asyncio.Queue()
+
+    def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
+        """A step is done, or the place in the queue has changed."""
+        if self._progress:
+            self._loop.call_soon_threadsafe(self.events.put_nowait, (progress, preview))
+
+    def on_picture(self, index: int, pixels: Pixels, seconds: StageSeconds) -> None:
+        """A picture is finished."""
+        self._loop.call_soon_threadsafe(self.events.put_nowait, (index, pixels, seconds))
+
+    def on_failure(self, index: int, error: ImagineError) -> None:
+        """A picture has failed."""
+        self._loop.call_soon_threadsafe(self.events.put_nowait, error)
+
+
+class Replica:
+    """What runs in a replica, without Ray: `PoolReplica` is this as a deployment, tests use it directly.
+
+    Args:
+        pool: The pool's settings.
+        accelerator_name: A file name of ``serve_app/accelerators``.
+
+    Raises:
+        ConfigurationError: The model or the device cannot work, or the test picture failed.
+    """
+
+    def __init__(self, pool: PoolSettings, accelerator_name: str) -> None:
+        self._pool = pool
+        self._accelerator_name = accelerator_name
+        started = time.monotonic()
+        pipeline = accelerators.get(accelerator_name).load_pipeline(pool)
+        self._facts = PoolFacts(
+            pool=pool.name,
+            model=pool.model,
+            accelerator=accelerator_name,
+            defaults=pipeline.defaults,
+            capabilities=pipeline.capabilities,
+        )
+        self._engine = Engine(pipeline, max_rows=pool.max_rows, max_queued_images=pool.max_queued_images)
+        self._encoders = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encode")
+        self._engine.start()
+        try:
+            if pool.warmup:
+                warm_up(self._engine, self._facts)
+        except BaseException:
+            self._engine.stop(_STOP_S)
+            raise
+        logger.info("pool %s is ready after %.1f s", pool.name, time.monotonic() - started)
+
+    async def facts(self) -> PoolFacts:
+        """What this pool can draw."""
+        return self._facts
+
+    async def stats(self) -> EngineStats:
+        """What the engine is doing."""
+        return self._engine.stats()
+
+    async def generate(
+        self, request: GenerationRequest, *, progress: bool = False
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        """Draws; closing the iterator or cancelling its task stops the drawing at the next step.
+
+        Args:
+            request: As made by `RequestDraft.for_pool`.
+            progress: Whether to yield a `StepProgress` per step.
+
+        Yields:
+            Progress when asked for, and last one `GenerationResult`.
+
+        Raises:
+            ImagineError: The first failure of any of the pictures; the others are dropped.
+        """
+        accepted = time.monotonic()
+        loop = asyncio.get_running_loop()
+        bridge = Bridge(loop, progress=progress)
+        ticket = self._engine.submit(request, bridge)
+        files: list[asyncio.Task[GeneratedImage]] = []
+        try:
+            while len(files) < request.num_images:
+                event = await bridge.events.get()
+                if isinstance(event, ImagineError):
+                    raise event
+                if len(event) == 2:
+                    step, preview = event
+                    yield step if preview is None else await self._with_preview(step, preview)
+                    continue
+                # Encoding runs beside the pictures still being drawn.
+                files.append(asyncio.create_task(self._encoded(request, *event)))
+            images = await asyncio.gather(*files)
+        finally:
+            ticket.cancel()
+            for file in files:
+                file.cancel()
+        yield GenerationResult(
+            request=request,
+            images=tuple(sorted(images, key=lambda image: image.index)),
+            pool=self._pool.name,
+            model=self._pool.model,
+            accelerator=self._accelerator_name,
+            total_s=time.monotonic() - accepted,
+        )
+
+    async def _with_preview(self, step: StepProgress, preview: Pixels) -> StepProgress:
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._encoders, encode, preview, OutputOptions())
+        return replace(step, preview=data)
+
+    async def _encoded(
+        self, request: GenerationRequest, index: int, pixels: Pixels, seconds: StageSeconds
+    ) -> GeneratedImage:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        data = await loop.run_in_executor(self._encoders, self._encode, request, index, pixels)
+        return GeneratedImage(
+            index=index,
+            seed=request.image_seed(index),
+            data=data,
+            format=request.output.format,
+            width=pixels.width,
+            height=pixels.height,
+            seconds=replace(seconds, encode=time.monotonic() - started),
+        )
+
+    def check_health(self) -> None:
+        """Ray Serve's health check.
+
+        Raises:
+            RuntimeError: A step has hung; Serve then replaces this replica.
+        """
+        stuck_s = self._engine.stuck_for_s()
+        if stuck_s > STUCK_AFTER_S:
+            raise RuntimeError(f"the engine has not got anywhere for {stuck_s:.0f} s")
+
+    def close(self) -> None:
+        """Stops the engine; what is unfinished fails with `PoolUnavailable`."""
+        self._engine.stop(_STOP_S)
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    def _encode(self, request: GenerationRequest, index: int, pixels: Pixels) -> bytes:
+        sampler = request.scheduler_name or self._facts.defaults.scheduler_name
+        text = infotext(request, index=index, model=self._pool.model, sampler=sampler)
+        return encode(pixels, request.output, text)
+
+    def __del__(self) -> None:
+        # Serve calls this after the drain; a constructor that failed has nothing to close.
+        if hasattr(self, "_engine"):
+            self.close()
+
+
+PoolReplica: serve.Deployment = serve.deployment(name="PoolReplica")(Replica)
+"""`Replica` as a Ray Serve deployment; `serve_app.app.build` gives it its name and its resources."""

@@ -1,0 +1,165 @@
+"""`FakeImageService`: an `ImageService` without Ray, model or accelerator, for tests of the HTTP side."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from serve_app import images
+from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
+from serve_app.engine.pipeline import Pixels
+from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.request import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    RequestDraft,
+    StageSeconds,
+    StepProgress,
+)
+from serve_app.settings import Settings
+from serve_app.store import PictureStore
+
+FAKE_FACTS = PoolFacts(
+    pool="default",
+    model="small-sdxl",
+    accelerator="fake",
+    defaults=ModelDefaults(
+        height=512,
+        width=512,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        scheduler_name="EulerDiscreteScheduler",
+    ),
+    capabilities=Capabilities(max_rows=8, scheduler_names=("EulerDiscreteScheduler", "DDIMScheduler")),
+)
+
+
+class FakeImageService:
+    """Draws one flat colour per prompt and seed, checked against capabilities as the real one does.
+
+    Args:
+        settings: The application's settings; the store is made from them.
+        facts: The one pool.
+        delay_s: Seconds each denoising step takes.
+        failure: Raised instead of drawing, once the request has been checked.
+
+    Attributes:
+        drafts: Every draft that was asked for.
+        cancelled: Request ids of drawings that were stopped before their end.
+        finished: Request ids of drawings that came to their end.
+        is_ready: What `ready` answers; False also makes the pool unavailable.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        facts: PoolFacts = FAKE_FACTS,
+        *,
+        delay_s: float = 0.0,
+        failure: Exception | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = PictureStore(settings.store)
+        self._facts = facts
+        self.delay_s = delay_s
+        self.failure = failure
+        self.drafts: list[RequestDraft] = []
+        self.cancelled: list[str] = []
+        self.finished: list[str] = []
+        self.is_ready = True
+
+    @property
+    def settings(self) -> Settings:
+        """The application's settings."""
+        return self._settings
+
+    @property
+    def store(self) -> PictureStore:
+        """Where pictures answered by url live."""
+        return self._store
+
+    async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
+        """The pool's facts.
+
+        Raises:
+            UnknownModel: Another pool or model is named.
+            PoolUnavailable: It is not ready.
+        """
+        if pool not in (None, self._facts.pool):
+            raise UnknownModel("pool", f"no pool has this name; known: {self._facts.pool}")
+        if model not in (None, self._facts.model):
+            raise UnknownModel("model", f"no pool serves it; known: {self._facts.model}")
+        if not self.is_ready:
+            raise PoolUnavailable("No replica is running yet")
+        return self._facts
+
+    async def all_facts(self) -> Sequence[PoolFacts]:
+        """The one pool's facts while it is ready."""
+        return [self._facts] if self.is_ready else []
+
+    async def stream(self, draft: RequestDraft) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        """Draws; yields progress and, last, the result. Closing the iterator is recorded in `cancelled`.
+
+        Raises:
+            ImagineError: The draft does not fit the pool, or `failure`.
+        """
+        self.drafts.append(draft)
+        start = time.perf_counter()
+        request = draft.for_pool(await self.facts(draft.pool, draft.model))
+        try:
+            for step in range(request.num_inference_steps):
+                yield StepProgress(request.request_id, 0, step, request.num_inference_steps)
+                await asyncio.sleep(self.delay_s)
+            if self.failure is not None:
+                raise self.failure
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.append(request.request_id)
+            raise
+        self.finished.append(request.request_id)
+        drawn = tuple(self._draw_one(request, index) for index in range(request.num_images))
+        yield GenerationResult(
+            request=request,
+            images=drawn,
+            pool=self._facts.pool,
+            model=self._facts.model,
+            accelerator=self._facts.accelerator,
+            total_s=time.perf_counter() - start,
+        )
+
+    async def draw(self, draft: RequestDraft) -> GenerationResult:
+        """`stream` to its end.
+
+        Raises:
+            ImagineError: The draft does not fit the pool, or `failure`.
+        """
+        async with aclosing(self.stream(draft)) as events:
+            async for event in events:
+                if isinstance(event, GenerationResult):
+                    return event
+        raise AssertionError("stream() ends with a result or an error")
+
+    async def ready(self) -> bool:
+        """`is_ready`."""
+        return self.is_ready
+
+    def _draw_one(self, request: GenerationRequest, index: int) -> GeneratedImage:
+        seed = request.image_seed(index)
+        colour = hashlib.sha256(f"{request.prompt}\n{seed}".encode()).digest()[:3]
+        pixels = Pixels(request.width, request.height, colour * (request.width * request.height))
+        sampler = request.scheduler_name or self._facts.defaults.scheduler_name
+        text = images.infotext(request, index=index, model=self._facts.model, sampler=sampler)
+        start = time.perf_counter()
+        data = images.encode(pixels, request.output, text)
+        return GeneratedImage(
+            index=index,
+            seed=seed,
+            data=data,
+            format=request.output.format,
+            width=request.width,
+            height=request.height,
+            seconds=StageSeconds(encode=time.perf_counter() - start),
+        )

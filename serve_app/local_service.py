@@ -1,0 +1,158 @@
+"""A whole service on this machine: Ray, Serve and the application, started and stopped by one process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from serve_app.errors import ConfigurationError
+from serve_app.settings import Settings
+
+APP_NAME = "imagine"
+OBJECT_STORE_BYTES = 256 * 1024**2
+"""Shared memory for answers between replicas and ingress; a picture is 1-5 MB and many containers have little."""
+
+STOP_S = 9.0
+"""Bound on stopping everything."""
+
+
+class LocalService:
+    """Ray and the application as child processes of this one, and of nothing else on the machine.
+
+    Args:
+        settings: The application's settings.
+        host: Address the HTTP proxy listens on.
+        port: Its port.
+        dashboard_port: Ray dashboard on loopback, or None for no dashboard.
+        resources: Custom resources this machine declares to Ray (``neuron_cores``...).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: str,
+        port: int,
+        dashboard_port: int | None = None,
+        resources: dict[str, float] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._host, self._port = host, port
+        self._dashboard_port = dashboard_port
+        self._resources = resources
+        self._temp_dir: Path | None = None
+        self._children: list[psutil.Process] = []
+        self.dashboard_url: str | None = None
+
+    @property
+    def log_dir(self) -> Path:
+        """Ray's logs of this run."""
+        assert self._temp_dir is not None, "not started"
+        return self._temp_dir / "session_latest" / "logs"
+
+    def start(self) -> None:
+        """Starts Ray and deploys; returns when every pool drew its test picture.
+
+        Raises:
+            ConfigurationError: The application cannot work as configured (the replica's own sentence).
+        """
+        _environment_for_ray()
+        import ray
+        from ray import serve
+
+        from serve_app.app import build
+
+        application = build(self._settings)
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="imagine-"))
+        context = ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
+            include_dashboard=self._dashboard_port is not None,
+            dashboard_host="127.0.0.1",
+            dashboard_port=self._dashboard_port,
+            object_store_memory=OBJECT_STORE_BYTES,
+            resources=self._resources,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="serve",
+            _temp_dir=str(self._temp_dir),
+        )
+        self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._host, "port": self._port, "keep_alive_timeout_s": 90},
+            logging_config={"log_level": "INFO", "enable_access_log": True},
+        )
+        try:
+            serve.run(application, name=APP_NAME, route_prefix="/")
+        except RuntimeError as error:
+            raise ConfigurationError(self._deploy_failure(str(error))) from error
+
+    def _deploy_failure(self, message: str) -> str:
+        """The replica's own sentence where it raised a `ConfigurationError`, else the last line of Ray's report."""
+        from ray import serve
+
+        status = serve.status().applications.get(APP_NAME)
+        report = message
+        if status is not None:
+            report = "\n".join([message, status.message, *(d.message for d in status.deployments.values())])
+        sentence = re.search(r"ConfigurationError: (.+)", report)
+        if sentence:
+            return sentence.group(1).strip()
+        last = [line.strip() for line in report.splitlines() if line.strip()][-1]
+        return f"the application did not start: {last} (logs: {self.log_dir / 'serve'})"
+
+    def stop(self, *, keep_logs: bool = False) -> None:
+        """Stops all that `start` started, within `STOP_S`; pictures in work are dropped.
+
+        Args:
+            keep_logs: Keep Ray's session folder for a look at the logs.
+        """
+        import ray
+
+        deadline = time.monotonic() + STOP_S
+        started = [p for p in psutil.Process().children(recursive=True) if p.is_running()]
+        ray.shutdown()
+        # Ray stops its own; whatever of ours is left by then is stopped by pid.
+        _, alive = psutil.wait_procs(started, timeout=max(0.5, deadline - time.monotonic() - 4.0))
+        for process in alive:
+            _signal(process, "terminate")
+        _, alive = psutil.wait_procs(alive, timeout=2.0)
+        for process in alive:
+            _signal(process, "kill")
+        psutil.wait_procs(alive, timeout=1.0)
+        if self._temp_dir is not None and not keep_logs:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _signal(process: psutil.Process, action: str) -> None:
+    try:
+        getattr(process, action)()
+    except psutil.NoSuchProcess:
+        return  # it ended by itself in between
+
+
+def _environment_for_ray() -> None:
+    """Settings that Ray reads from the environment only; what the user set wins."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Ray's dashboard can run code: a token of this run's own guards it, and no file in the home folder is made.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,53 @@
+"""The HTTP application over a fake service, without a socket."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from serve_app.api import build_app
+from serve_app.api.deps import get_service
+from serve_app.fake_service import FakeImageService
+from serve_app.settings import Settings, StoreSettings
+
+ClientFor = Callable[[FakeImageService], httpx.AsyncClient]
+
+
+@functools.cache
+def _app(max_body_bytes: int, trust_forwarded_headers: bool) -> FastAPI:
+    # Building it takes longer than most tests, and it keeps nothing of a request.
+    return build_app(Settings(max_body_bytes=max_body_bytes, trust_forwarded_headers=trust_forwarded_headers))
+
+
+def client_for(service: FakeImageService) -> httpx.AsyncClient:
+    app = _app(service.settings.max_body_bytes, service.settings.trust_forwarded_headers)
+    app.dependency_overrides[get_service] = lambda: service
+    # As a real server does: an error of ours becomes a 500, it is not raised into the client.
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5000")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(store=StoreSettings(url=str(tmp_path / "pictures")))
+
+
+@pytest.fixture
+def service(settings: Settings) -> FakeImageService:
+    return FakeImageService(settings)
+
+
+@pytest.fixture
+async def client(service: FakeImageService) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_for(service) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client() -> ClientFor:
+    return client_for

@@ -1,0 +1,86 @@
+"""Health, readiness, pools, the front page and the documentation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.fake_service import FakeImageService
+
+
+async def test_health_is_ready_exactly_while_it_can_draw(
+    client: httpx.AsyncClient, service: FakeImageService
+) -> None:
+    response = await client.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+    service.is_ready = False
+    response = await client.get("/health")
+    assert (response.status_code, response.json()) == (503, {"status": "starting"})
+    assert (await client.get("/live")).status_code == 200
+
+
+async def test_readiness_by_pool(client: httpx.AsyncClient, service: FakeImageService) -> None:
+    pool = {"name": "default", "accelerator": "fake", "model": "small-sdxl", "ready": True}
+    response = await client.get("/ready")
+    assert (response.status_code, response.json()) == (200, {"ready": True, "pools": [pool]})
+    service.is_ready = False
+    response = await client.get("/ready")
+    assert response.status_code == 503
+    assert response.json()["pools"][0]["ready"] is False
+
+
+async def test_pools_tell_their_limits(client: httpx.AsyncClient) -> None:
+    (pool,) = (await client.get("/api/pools")).json()
+    assert pool["defaults"]["num_inference_steps"] == 4
+    assert "EulerDiscreteScheduler" in pool["capabilities"]["scheduler_names"]
+
+
+async def test_drawing_without_a_pool_is_a_503(client: httpx.AsyncClient, service: FakeImageService) -> None:
+    service.is_ready = False
+    assert (await client.get("/imagine", params={"prompt": "a fox"})).status_code == 503
+
+
+async def test_front_page(client: httpx.AsyncClient) -> None:
+    page = await client.get("/", headers={"Accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert (await client.get("/")).json()["docs"] == "docs"
+
+
+@pytest.mark.parametrize("prefix", ["", "/serve"])
+async def test_docs_ask_no_outside_host(client: httpx.AsyncClient, prefix: str) -> None:
+    page = (await client.get("/docs", headers={"X-Forwarded-Prefix": prefix} if prefix else {})).text
+    addresses = re.findall(r"""(?:src|href)="([^"]+)"|url: ['"]([^'"]+)""", page)
+    assert len(addresses) == 4
+    for address in (first or second for first, second in addresses):
+        assert not address.startswith(("http", "/"))
+        # As a browser resolves it, after the proxy has cut the prefix off.
+        path = httpx.URL(f"http://h{prefix}/docs").join(address).path.removeprefix(prefix)
+        response = await client.get(path)
+        assert response.status_code == 200
+        assert response.content
+    assert "//cdn" not in page
+    assert (await client.get("/docs/assets/..%2fmain.py")).status_code == 404
+
+
+async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncClient) -> None:
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+    assert document["servers"] == [{"url": "./"}]
+    assert set(document["paths"]) == {
+        "/imagine",
+        "/api/text2image",
+        "/generate",
+        "/images/{picture_id}/{name}",
+        "/health",
+        "/ready",
+        "/live",
+        "/api/pools",
+    }
+    for path in ("/api/text2image", "/generate"):
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["examples"]
+        assert "prompt" in schema["required"]
+    text = str(document)
+    assert "HTTPValidationError" not in text

@@ -1,0 +1,65 @@
+"""Settings: sources, refusals, and that every one of them is documented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from serve_app.errors import ConfigurationError
+from serve_app.settings import PoolSettings, Settings, StoreSettings, read_settings_file
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize(
+    ("kind", "heading"), [(Settings, "Application"), (PoolSettings, "A pool"), (StoreSettings, "The store")]
+)
+def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], heading: str) -> None:
+    section = DOCUMENT.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, flags=re.M))
+    assert set(rows) == set(kind.model_fields)
+    for name, field in kind.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, int | float | str) and not isinstance(default, bool):
+            assert rows[name].strip().strip("`") == str(default).removesuffix(".0"), name
+
+
+def test_arguments_win_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGINE_STORE__URL", "s3://from-environment")
+    monkeypatch.setenv("IMAGINE_LOG_PROMPTS", "true")
+    settings = Settings.model_validate({"store": {"url": "given"}})
+    assert settings.store.url == "given"
+    assert settings.log_prompts is True
+    assert Settings().store.url == "s3://from-environment"
+
+
+def test_unknown_settings_and_doubled_names_are_refused() -> None:
+    with pytest.raises(ValidationError, match="guidance"):
+        Settings.model_validate({"pools": [{"guidance": 3}]})
+    with pytest.raises(ValidationError, match="unique"):
+        Settings.model_validate({"pools": [{"name": "a"}, {"name": "a"}]})
+    with pytest.raises(ValidationError, match="max_replicas=1 is less"):
+        PoolSettings(min_replicas=2)
+
+
+def test_a_settings_file_may_be_a_whole_serve_config(tmp_path: Path) -> None:
+    plain = tmp_path / "settings.yaml"
+    plain.write_text("pools: [{name: cpu, accelerator: cpu}]\nlog_prompts: true\n")
+    assert read_settings_file(plain).pools[0].name == "cpu"
+    whole = tmp_path / "serve.yaml"
+    whole.write_text(
+        "applications:\n- name: imagine\n  import_path: serve_app.app:build\n  args: {log_prompts: true}\n"
+    )
+    assert read_settings_file(whole).log_prompts is True
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", None])
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"settings\.yaml"):
+        read_settings_file(file)
