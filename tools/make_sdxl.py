@@ -1,7 +1,7 @@
 """Writes an SDXL model folder in the hub's layout with random weights.
 
-``--size tiny`` (a few MB, seconds) is for tests; ``--size full`` has SDXL base's exact shapes (about 7 GB in float16)
-to see memory and time of real ones without a download::
+``--size tiny`` (a few MB, seconds) is for tests; ``--size full`` has SDXL base's exact shapes (about 7 GB in
+float16), to see memory and time of real ones without a download::
 
     python tools/make_sdxl.py /tmp/sdxl-full --size full
 

@@ -54,7 +54,7 @@ class Schedule:
         return next_latents
 
     def snapshot(self) -> tuple[dict[str, Any], torch.Tensor]:
-        """What `restore` takes to undo `advance`. Tensors are shared: schedulers never change them in place."""
+        """What `restore` takes to undo `advance`. Tensors are shared: no scheduler changes them in place."""
         attributes = {
             key: copy.copy(value) if isinstance(value, list) else value
             for key, value in vars(self.scheduler).items()

@@ -31,9 +31,9 @@ class TextEmbedding:
 class TextEncoder:
     """Encodes prompts as `StableDiffusionXLPipeline` does, and longer ones in chunks as A1111 does.
 
-    A text that fits into the encoders' window (77 tokens with its two marks) is encoded exactly as stock does.
-    A longer one is cut into chunks of 75 tokens, each encoded alone between its own marks, and the chunks follow
-    one another along the sequence; the pooled embedding is the first chunk's. Weighting syntax is plain text.
+    A text that fits into the encoders' window (77 tokens with its two marks) is encoded exactly as in stock. A
+    longer one is cut into chunks of 75 tokens, each encoded alone between its own marks, and the chunks lie one
+    after another along the sequence; the pooled embedding is the first chunk's. Weighting syntax is plain text.
 
     Args:
         tokenizers: One per encoder.
