@@ -15,7 +15,14 @@ from serve_app import deployment, warmup
 from serve_app.deployment import Replica
 from serve_app.engine import fake
 from serve_app.errors import ConfigurationError, GenerationFailed
-from serve_app.request import GenerationRequest, GenerationResult, ImageFormat, OutputOptions, StepProgress
+from serve_app.request import (
+    GenerationRequest,
+    GenerationResult,
+    ImageFormat,
+    OutputOptions,
+    Pixels,
+    StepProgress,
+)
 from serve_app.settings import PoolSettings
 
 POOL = PoolSettings(name="test", accelerator="fake", model="fake")
@@ -61,7 +68,9 @@ async def test_formats_are_what_was_asked_for(replica: Replica) -> None:
 
 async def test_progress_is_told_step_by_step_when_asked_for(replica: Replica) -> None:
     events = [event async for event in replica.generate(_request(), progress=True)]
-    steps = [event.step for event in events if isinstance(event, StepProgress) and event.queue_position is None]
+    steps = [
+        event.step for event in events if isinstance(event, StepProgress) and event.queue_position is None
+    ]
     assert steps == [0, 1, 2, 3, 4]
     assert isinstance(events[-1], GenerationResult)
 
@@ -97,7 +106,7 @@ def test_health_fails_once_a_step_has_hung(replica: Replica, monkeypatch: pytest
 
 
 def test_a_flat_test_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = fake.Pixels(64, 64, bytes(3 * 64 * 64))
+    flat = Pixels(64, 64, bytes(3 * 64 * 64))
     monkeypatch.setattr(fake.FakePipeline, "decode", lambda self, state: flat)
     with pytest.raises(ConfigurationError, match="one flat colour"):
         Replica(POOL, "fake")
