@@ -38,7 +38,9 @@ class ImagineQuery(BaseModel):
     """What to draw; all but the prompt has a default from the model. Unknown parameters are ignored."""
 
     prompt: RequiredPrompt = Field(
-        description="What to draw.", examples=["an astronaut is dancing on green grass, sunlit"]
+        description="What to draw.",
+        # `example`, not `examples`: the one that Swagger UI fills in for a query parameter.
+        json_schema_extra={"example": "an astronaut is dancing on green grass, sunlit"},
     )
     negative_prompt: PromptText = Field(
         default="",
