@@ -189,14 +189,14 @@ def _check_models(settings: Any) -> None:
     import tempfile
 
     from serve_app import accelerators
-    from serve_app.model_source import locate_model, weight_bytes
+    from serve_app.model_source import host_bytes, locate_model
     from serve_app.preflight import check_disk, check_memory
 
     total = 0
     for pool in settings.pools:
-        accelerators.choose(pool.accelerator)
-        folder = locate_model(pool)
-        total += weight_bytes(folder, pool, bytes_per_value=2) * max(1, pool.min_replicas)
+        accelerator = accelerators.choose(pool.accelerator)
+        source = locate_model(pool)
+        total += host_bytes(source, pool, accelerator.host_bytes_per_weight(pool)) * pool.min_replicas
     check_memory(total)
     folders = [Path(tempfile.gettempdir())]
     if "://" not in settings.store.url:
@@ -335,12 +335,12 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("model", "from", "MB", "size", "steps", "guidance", box=None)
+    table = Table("model", "from", "weights", "size", "steps", "guidance", box=None)
     for entry in found:
         table.add_row(
             entry["model"],
             entry["source"],
-            f"{entry['weight_bytes'] / 1e6:.0f}",
+            f"{entry['weights'] / 1e6:.1f} M",
             f"{entry['width']}x{entry['height']}",
             str(entry["num_inference_steps"]),
             f"{entry['guidance_scale']:g}",

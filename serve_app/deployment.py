@@ -14,7 +14,6 @@ from ray import serve
 from serve_app import accelerators
 from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine, EngineStats
-from serve_app.engine.pipeline import Pixels
 from serve_app.errors import ImagineError
 from serve_app.images import encode, infotext
 from serve_app.request import (
@@ -22,6 +21,7 @@ from serve_app.request import (
     GenerationRequest,
     GenerationResult,
     OutputOptions,
+    Pixels,
     StageSeconds,
     StepProgress,
 )

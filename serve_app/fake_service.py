@@ -10,12 +10,12 @@ from contextlib import aclosing
 
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
-from serve_app.engine.pipeline import Pixels
 from serve_app.errors import PoolUnavailable, UnknownModel
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
+    Pixels,
     RequestDraft,
     StageSeconds,
     StepProgress,
@@ -32,9 +32,9 @@ FAKE_FACTS = PoolFacts(
         width=512,
         num_inference_steps=4,
         guidance_scale=0.0,
-        scheduler_name="EulerDiscreteScheduler",
+        scheduler_name="euler",
     ),
-    capabilities=Capabilities(max_rows=8, scheduler_names=("EulerDiscreteScheduler", "DDIMScheduler")),
+    capabilities=Capabilities(max_rows=8, scheduler_names=("euler", "ddim")),
 )
 
 

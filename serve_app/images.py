@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image, PngImagePlugin
 
-from serve_app.engine.pipeline import Pixels
-from serve_app.request import GenerationRequest, ImageFormat, OutputOptions
+from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, Pixels
 
 PNG_COMPRESS_LEVEL = 1
 MAX_GRID_PIXELS = 3072 * 3072

@@ -12,10 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from serve_app import accelerators
 from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine
-from serve_app.engine.pipeline import Pixels
 from serve_app.errors import ConfigurationError, GenerationFailed, ImagineError, InvalidRequest
 from serve_app.images import encode, infotext
-from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, RequestDraft, StageSeconds
+from serve_app.request import (
+    GenerationRequest,
+    ImageFormat,
+    OutputOptions,
+    Pixels,
+    RequestDraft,
+    StageSeconds,
+)
 from serve_app.settings import PoolSettings
 from serve_app.warmup import Collector
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import UnsupportedRequest
+from serve_app.noise_schedulers import find
 
 MAX_SEED = 2**32 - 1
 """Largest seed: A1111 and its clients keep seeds in 32 bits, and every contract must be able to ask for any seed."""
@@ -196,6 +197,8 @@ class RequestDraft:
         width = self.width or self.height or defaults.width
         steps = self.num_inference_steps or defaults.num_inference_steps
         guidance_scale = defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        # Any spelling people know ("Euler a", a diffusers class) becomes the canonical name.
+        scheduler_name = self.scheduler_name and (find(self.scheduler_name) or self.scheduler_name)
         request = GenerationRequest(
             request_id=self.request_id,
             prompt=self.prompt,
@@ -206,7 +209,7 @@ class RequestDraft:
             guidance_scale=guidance_scale,
             seed=self.seed,
             num_images=self.num_images,
-            scheduler_name=self.scheduler_name,
+            scheduler_name=scheduler_name,
             output=self.output,
             priority=self.priority,
             deadline=self.deadline,
@@ -216,7 +219,7 @@ class RequestDraft:
             width=width,
             num_inference_steps=steps,
             guided=request.guided,
-            scheduler_name=self.scheduler_name,
+            scheduler_name=scheduler_name,
         )
         if problem is not None:
             raise UnsupportedRequest(*problem)
@@ -225,6 +228,21 @@ class RequestDraft:
     def with_seed(self, seed: int) -> RequestDraft:
         """The same draft with another seed."""
         return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded picture without torch, numpy or PIL.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        rgb: ``3 * width * height`` bytes, row by row, uint8 RGB.
+    """
+
+    width: int
+    height: int
+    rgb: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,10 @@ class Accelerator(Protocol):
         """What one replica reserves (``num_cpus``, ``num_gpus``, ``resources``), torch-free."""
         ...
 
+    def host_bytes_per_weight(self, pool: PoolSettings) -> int:
+        """Bytes of host memory that a loaded weight takes: 0 where the device has a memory of its own."""
+        ...
+
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         """Loads the model on this node's device.
 

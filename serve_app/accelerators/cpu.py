@@ -26,16 +26,23 @@ class _Cpu:
     def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
         return {"num_cpus": _cores(pool), **pool.ray_actor_options}
 
+    def host_bytes_per_weight(self, pool: PoolSettings) -> int:
+        return 4 if _dtype_name(pool) == "float32" else 2
+
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         import torch
 
         from serve_app.pipelines.loading import load_sdxl
 
         torch.set_num_threads(_cores(pool))
-        dtype = pool.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if has_native_bf16() else "float32"
-        return load_sdxl(pool, device=torch.device("cpu"), dtype=getattr(torch, dtype))
+        return load_sdxl(pool, device=torch.device("cpu"), dtype=getattr(torch, _dtype_name(pool)))
+
+
+def _dtype_name(pool: PoolSettings) -> str:
+    """As set, else the fastest that this processor computes without emulation."""
+    if pool.dtype != "auto":
+        return pool.dtype
+    return "bfloat16" if has_native_bf16() else "float32"
 
 
 def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -22,6 +22,9 @@ class _Cuda:
     def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
         return {"num_cpus": 1, "num_gpus": 1, **pool.ray_actor_options}
 
+    def host_bytes_per_weight(self, pool: PoolSettings) -> int:
+        return 0
+
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         import torch
 

@@ -21,6 +21,9 @@ class _Fake:
     def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
         return {"num_cpus": 0.1, **pool.ray_actor_options}
 
+    def host_bytes_per_weight(self, pool: PoolSettings) -> int:
+        return 0
+
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         return FakePipeline(step_s=0.02, max_rows=pool.max_rows)
 

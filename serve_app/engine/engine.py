@@ -14,7 +14,7 @@ from functools import partial
 
 from serve_app.engine.admission import backlog_s, refuse_unless_possible
 from serve_app.engine.picture import Picture
-from serve_app.engine.pipeline import Pixels, StepPipeline
+from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.stats import EngineStats
 from serve_app.engine.step_times import StepTimes
@@ -26,7 +26,7 @@ from serve_app.errors import (
     ImagineError,
     PoolUnavailable,
 )
-from serve_app.request import GenerationRequest
+from serve_app.request import GenerationRequest, Pixels
 
 log = logging.getLogger(__name__)
 

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from serve_app.capabilities import Capabilities, ModelDefaults
-from serve_app.request import GenerationRequest
+from serve_app.request import GenerationRequest, Pixels
 
 if TYPE_CHECKING:
     from serve_app.engine.state import ImageState
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """A decoded picture without torch, numpy or PIL.
-
-    Attributes:
-        width: Pixels.
-        height: Pixels.
-        rgb: ``3 * width * height`` bytes, row by row, uint8 RGB.
-    """
-
-    width: int
-    height: int
-    rgb: bytes
 
 
 @runtime_checkable

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from serve_app.engine.pipeline import Pixels
 from serve_app.errors import ImagineError
-from serve_app.request import GenerationRequest, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgress
 
 
 class Listener(Protocol):

@@ -12,7 +12,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from serve_app.errors import ConfigurationError
-from serve_app.pipelines.model_files import local_folder, require
+from serve_app.model_files import local_folder, require
+from serve_app.model_source import model_defaults
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.settings import PoolSettings
 
@@ -64,11 +65,9 @@ def load_sdxl(pool: PoolSettings, *, device: torch.device, dtype: torch.dtype) -
     return SdxlPipeline(
         stock,
         device=device,
+        defaults=model_defaults(folder, pool),
         max_rows=pool.max_rows,
         max_pixels=pool.max_pixels,
-        num_inference_steps=pool.num_inference_steps,
-        guidance_scale=pool.guidance_scale,
-        default_size=pool.default_size,
     )
 
 

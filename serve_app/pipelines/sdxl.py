@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from serve_app.capabilities import Capabilities, ModelDefaults
-from serve_app.engine.pipeline import Pixels
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationFailed
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
 from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
-from serve_app.request import GenerationRequest
-
-FEW_STEPS = 4
-"""Steps of distilled models: what SDXL-Turbo, Lightning and LCM were made for."""
-
-USUAL_STEPS = 30
-"""Steps of all others: where SDXL's usual solvers have converged; diffusers' own 50 only costs more time."""
-
-USUAL_GUIDANCE_SCALE = 5.0
-"""The default of diffusers' `StableDiffusionXLPipeline`."""
+from serve_app.request import GenerationRequest, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +43,9 @@ class SdxlPipeline:
     Args:
         stock: The loaded `StableDiffusionXLPipeline`, its components already on `device`.
         device: Where the UNet runs.
+        defaults: What requests get that leave something open.
         max_rows: Most rows of one step.
         max_pixels: Most pixels of one picture.
-        num_inference_steps: Default steps, or None to read them from the model.
-        guidance_scale: Default guidance, or None to read it from the model.
-        default_size: Default (width, height) in pixels, or None to read it from the model.
     """
 
     def __init__(
@@ -65,11 +53,9 @@ class SdxlPipeline:
         stock: Any,
         *,
         device: torch.device,
+        defaults: ModelDefaults,
         max_rows: int,
         max_pixels: int,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        default_size: tuple[int, int] | None = None,
     ) -> None:
         self._unet, self._vae, self._device = stock.unet, stock.vae, device
         self._scale = int(stock.vae_scale_factor)
@@ -85,16 +71,7 @@ class SdxlPipeline:
             zero_for_empty=bool(stock.config.force_zeros_for_empty_prompt),
             device=device,
         )
-        side = _sample_side(stock.unet.config.sample_size) * self._scale
-        width, height = default_size or (side, side)
-        few_steps = _is_few_step(stock.scheduler)
-        self._defaults = ModelDefaults(
-            height=height,
-            width=width,
-            num_inference_steps=num_inference_steps or (FEW_STEPS if few_steps else USUAL_STEPS),
-            guidance_scale=_first(guidance_scale, 0.0 if few_steps else USUAL_GUIDANCE_SCALE),
-            scheduler_name=self._schedulers.own_name,
-        )
+        self._defaults = replace(defaults, scheduler_name=self._schedulers.own_name)
         # Whole latents are enough: the UNet interpolates odd ones on its way up, as in stock.
         multiple = max(8, self._scale)
         self._capabilities = Capabilities(
@@ -113,11 +90,7 @@ class SdxlPipeline:
 
     @property
     def defaults(self) -> ModelDefaults:
-        """Read from the model, unless the pool's settings say otherwise.
-
-        Size: the UNet's training size. Steps and guidance: `FEW_STEPS` without guidance where the model's
-        noise scheduler says that it was distilled (trailing timesteps, or LCM), else the usual ones.
-        """
+        """See `serve_app.model_source.model_defaults`; with the canonical name of the noise scheduler."""
         return self._defaults
 
     @torch.inference_mode()
@@ -263,17 +236,3 @@ def _schedule(state: ImageState) -> Schedule:
 
 def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def _first(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
-
-
-def _sample_side(sample_size: Any) -> int:
-    """Side of the training latents; diffusers allows an int or (height, width)."""
-    return int(sample_size) if isinstance(sample_size, int) else int(max(sample_size))
-
-
-def _is_few_step(scheduler: Any) -> bool:
-    """Whether the model was distilled to few steps without guidance, as far as its noise scheduler tells."""
-    return scheduler.config.get("timestep_spacing") == "trailing" or "LCM" in type(scheduler).__name__

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import free_port
+from tests.running_service import free_port
 from tests.serve.processes import running
 
 IMAGINE = str(Path(sys.executable).parent / "imagine")
@@ -54,7 +54,7 @@ def test_serve_says_how_to_use_it_and_leaves_nothing_behind(tmp_path: Path, numb
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "/no/such/folder"], "neither 'small-sdxl', nor a folder"),
+        (["--model", "/no/such/folder"], "there is no model folder"),
         (["--accelerator", "abacus"], "'abacus' is not known; set it to one of"),
         (["--host", "192.0.2.1"], "192.0.2.1"),
         (["--dtype", "float7"], "dtype"),

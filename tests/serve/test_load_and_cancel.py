@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from tests.serve.conftest import RunningService
+from tests.running_service import RunningService
 
 REQUESTS, CONCURRENCY = 50, 5
 

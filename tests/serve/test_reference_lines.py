@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import RunningService
+from tests.running_service import RunningService
 
 PANDA = '{"prompt": "A panda listening to music with headphones. highly detailed, 8k.", "number": 1}'
 

@@ -14,7 +14,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.settings import Settings
-from tests.serve.conftest import free_port
+from tests.running_service import free_port
 from tests.serve.processes import running
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.yaml"

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from serve_app import images
-from serve_app.engine.pipeline import Pixels
-from serve_app.request import GenerationRequest, ImageFormat, OutputOptions
+from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, Pixels
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

@@ -172,8 +172,8 @@ _small = PoolFacts(
     pool="default",
     model="small-sdxl",
     accelerator="fake",
-    defaults=ModelDefaults(64, 64, 2, 0.0, "DDIMScheduler"),
-    capabilities=Capabilities(max_rows=8, max_side=128, scheduler_names=("DDIMScheduler",)),
+    defaults=ModelDefaults(64, 64, 2, 0.0, "ddim"),
+    capabilities=Capabilities(max_rows=8, max_side=128, scheduler_names=("ddim",)),
 )
 
 

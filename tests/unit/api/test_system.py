@@ -35,7 +35,7 @@ async def test_readiness_by_pool(client: httpx.AsyncClient, service: FakeImageSe
 async def test_pools_tell_their_limits(client: httpx.AsyncClient) -> None:
     (pool,) = (await client.get("/api/pools")).json()
     assert pool["defaults"]["num_inference_steps"] == 4
-    assert "EulerDiscreteScheduler" in pool["capabilities"]["scheduler_names"]
+    assert "euler" in pool["capabilities"]["scheduler_names"]
 
 
 async def test_drawing_without_a_pool_is_a_503(client: httpx.AsyncClient, service: FakeImageService) -> None:

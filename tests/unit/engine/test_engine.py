@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.engine import Engine
 from serve_app.engine.fake import POISON_DECODE, POISON_PREPARE, POISON_STEP, FakePipeline
-from serve_app.engine.pipeline import Pixels, StepPipeline
+from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -20,7 +20,7 @@ from serve_app.errors import (
     PoolUnavailable,
     QueueFull,
 )
-from serve_app.request import GenerationRequest, Priority, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest, Pixels, Priority, StageSeconds, StepProgress
 
 WAIT_S = 10.0
 

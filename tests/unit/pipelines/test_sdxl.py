@@ -13,13 +13,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from serve_app.engine.pipeline import Pixels, StepPipeline
+from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationFailed, UnsupportedRequest
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import GenerationRequest
+from serve_app.request import GenerationRequest, Pixels
 from serve_app.settings import PoolSettings
 
 Picture = npt.NDArray[np.int16]

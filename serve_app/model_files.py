@@ -8,9 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from serve_app.errors import ConfigurationError
+from serve_app.preflight import available_memory_bytes
 from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 
 _WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -50,7 +49,7 @@ def check_folder(folder: Path, variant: str | None) -> None:
     Raises:
         ConfigurationError: What is missing, and what to do.
     """
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     if "StableDiffusionXL" not in str(index.get("_class_name")):
         raise ConfigurationError(
             f"{folder} holds a {index.get('_class_name')}: only Stable Diffusion XL models can be served"
@@ -63,7 +62,7 @@ def check_folder(folder: Path, variant: str | None) -> None:
             raise ConfigurationError(f"{folder} is incomplete: {name}/ is missing; download the model again")
         if name in _WITHOUT_WEIGHTS:
             continue
-        _read_json(part / "config.json")
+        read_json(part / "config.json")
         files = _weight_files(part, variant)
         missing = [file.name for file in files if not file.is_file()]
         if missing:
@@ -81,17 +80,28 @@ def check_folder(folder: Path, variant: str | None) -> None:
             raise ConfigurationError(f"{part} has no safetensors weights{of_variant}; {remedy}")
 
 
+def count_weights(folder: Path, variant: str | None) -> int:
+    """Numbers in all the weight files of the model, from their headers.
+
+    Raises:
+        ConfigurationError: A file is damaged.
+    """
+    files = (file for name in _WITH_WEIGHTS for file in _weight_files(folder / name, variant))
+    return sum(_count_weights(file) for file in files)
+
+
+def loading_bytes(folder: Path, variant: str | None, bytes_per_weight: int) -> int:
+    """Bytes of host memory that loading and a small picture take at their peak."""
+    return int(count_weights(folder, variant) * bytes_per_weight * _MEMORY_MARGIN)
+
+
 def check_memory(folder: Path, variant: str | None, bytes_per_weight: int) -> None:
     """Checks that the weights fit into the memory available now.
 
     Raises:
         ConfigurationError: They do not; says how much is needed and there.
     """
-    weights = 0
-    for name in _WITH_WEIGHTS:
-        for file in _weight_files(folder / name, variant):
-            weights += _count_weights(file)
-    needed, available = int(weights * bytes_per_weight * _MEMORY_MARGIN), _available_bytes()
+    needed, available = loading_bytes(folder, variant, bytes_per_weight), available_memory_bytes()
     if needed > available:
         raise ConfigurationError(
             f"the model {folder} needs {needed / 1e9:.1f} GB of memory but {available / 1e9:.1f} GB are free: "
@@ -108,7 +118,7 @@ def _weight_files(part: Path, variant: str | None) -> list[Path]:
             part / f"{stem}{infix}.safetensors.index.json",
         ):
             if index.is_file():
-                return [part / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
+                return [part / name for name in sorted(set(read_json(index)["weight_map"].values()))]
         whole = part / f"{stem}{infix}.safetensors"
         if whole.is_file():
             return [whole]
@@ -131,18 +141,12 @@ def _count_weights(file: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def _available_bytes() -> int:
-    """Free memory of the machine, or of the container where that has less."""
-    free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        room = int(limit.read_text()) - int(used.read_text())
-    except (OSError, ValueError):  # no cgroup v2 here, or no limit ("max")
-        return free
-    return min(free, max(0, room))
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of the model.
 
-
-def _read_json(file: Path) -> dict[str, Any]:
+    Raises:
+        ConfigurationError: The file is missing or damaged.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from serve_app import model_files
 from serve_app.errors import ConfigurationError
-from serve_app.pipelines import model_files
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.settings import PoolSettings
 
@@ -65,7 +65,7 @@ def test_another_kind_of_model(copy: Path) -> None:
 
 
 def test_too_little_memory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "_available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(model_files, "available_memory_bytes", lambda: 1_000_000)
     with pytest.raises(ConfigurationError, match="GB of memory"):
         load(copy)
 

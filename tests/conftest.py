@@ -1,0 +1,52 @@
+"""One real Ray cluster for the whole session of the tests that need one, with the bundled model on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from serve_app.settings import PoolSettings, Settings, StoreSettings
+from tests.running_service import RunningService, free_port
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The application with two pools: the bundled model on two replicas, and the fake pipeline on one."""
+    # Imported here: unit tests need no Ray.
+    from serve_app.local_service import LocalService
+
+    pictures = tmp_path_factory.mktemp("pictures")
+    port = free_port()
+    settings = Settings(
+        pools=[
+            PoolSettings(
+                name="default",
+                accelerator="cpu",
+                min_replicas=2,
+                max_replicas=2,
+                num_threads=1,
+                ray_actor_options={"num_cpus": 0.1},
+            ),
+            PoolSettings(
+                name="slow",
+                accelerator="fake",
+                model="fake",
+                ray_actor_options={"num_cpus": 0.1},
+                max_queued_images=16,
+                price_per_hour=1.0,
+            ),
+        ],
+        store=StoreSettings(url=str(pictures)),
+        ingress_replicas=2,
+    )
+    with LocalService(settings, host="127.0.0.1", port=port):
+        yield RunningService(f"http://127.0.0.1:{port}", port, pictures, settings)
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[httpx.Client]:
+    """A plain HTTP client of the service."""
+    with httpx.Client(base_url=service.url, timeout=60.0, trust_env=False) as client:
+        yield client

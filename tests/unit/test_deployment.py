@@ -1,0 +1,118 @@
+"""The replica with the fake accelerator, without Ray: results, progress, cancellation, health."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from serve_app import deployment, warmup
+from serve_app.deployment import Replica
+from serve_app.engine import fake
+from serve_app.errors import ConfigurationError, GenerationFailed
+from serve_app.request import (
+    GenerationRequest,
+    GenerationResult,
+    ImageFormat,
+    OutputOptions,
+    Pixels,
+    StepProgress,
+)
+from serve_app.settings import PoolSettings
+
+POOL = PoolSettings(name="test", accelerator="fake", model="fake")
+
+
+@pytest.fixture
+def replica() -> Iterator[Replica]:
+    """A warm replica, closed at the end."""
+    made = Replica(POOL, "fake")
+    yield made
+    made.close()
+
+
+def _request(**changes: object) -> GenerationRequest:
+    request = GenerationRequest("id", "a red fox", "", 64, 64, 4, 0.0, seed=3)
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+async def _result(replica: Replica, request: GenerationRequest) -> GenerationResult:
+    events = [event async for event in replica.generate(request)]
+    assert len(events) == 1
+    assert isinstance(events[0], GenerationResult)
+    return events[0]
+
+
+async def test_pictures_come_in_order_with_their_own_seeds_and_parameters(replica: Replica) -> None:
+    result = await _result(replica, _request(num_images=3))
+    assert [(image.index, image.seed) for image in result.images] == [(0, 3), (1, 4), (2, 5)]
+    assert (result.pool, result.model, result.accelerator) == ("test", "fake", "fake")
+    alone = await _result(replica, _request(seed=4))
+    assert alone.images[0].data == result.images[1].data
+    with Image.open(io.BytesIO(alone.images[0].data)) as picture:
+        assert picture.size == (64, 64)
+        assert "Seed: 4" in picture.text["parameters"]  # type: ignore[attr-defined]
+
+
+async def test_formats_are_what_was_asked_for(replica: Replica) -> None:
+    for image_format in ImageFormat:
+        result = await _result(replica, _request(output=OutputOptions(image_format)))
+        with Image.open(io.BytesIO(result.images[0].data)) as picture:
+            assert picture.format == image_format.value.upper()
+
+
+async def test_progress_is_told_step_by_step_when_asked_for(replica: Replica) -> None:
+    events = [event async for event in replica.generate(_request(), progress=True)]
+    steps = [
+        event.step for event in events if isinstance(event, StepProgress) and event.queue_position is None
+    ]
+    assert steps == [0, 1, 2, 3, 4]
+    assert isinstance(events[-1], GenerationResult)
+
+
+async def test_leaving_frees_the_engine(replica: Replica) -> None:
+    async with aclosing(replica.generate(_request(num_inference_steps=150), progress=True)) as events:
+        await anext(events)
+        assert (await replica.stats()).running_images + (await replica.stats()).queued_images == 1
+    for _ in range(100):
+        stats = await replica.stats()
+        if stats.running_images + stats.queued_images == 0:
+            break
+        await asyncio.sleep(0.02)
+    assert stats.running_images + stats.queued_images == 0
+    assert stats.images_cancelled == 1
+
+
+async def test_one_failed_picture_fails_its_request_and_no_other(replica: Replica) -> None:
+    good, bad = await asyncio.gather(
+        _result(replica, _request()),
+        _result(replica, _request(prompt=fake.POISON_STEP)),
+        return_exceptions=True,
+    )
+    assert isinstance(good, GenerationResult)
+    assert isinstance(bad, GenerationFailed)
+
+
+def test_health_fails_once_a_step_has_hung(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica.check_health()
+    monkeypatch.setattr(deployment, "STUCK_AFTER_S", -1.0)
+    with pytest.raises(RuntimeError, match="has not got anywhere"):
+        replica.check_health()
+
+
+def test_a_flat_test_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = Pixels(64, 64, bytes(3 * 64 * 64))
+    monkeypatch.setattr(fake.FakePipeline, "decode", lambda self, state: flat)
+    with pytest.raises(ConfigurationError, match="one flat colour"):
+        Replica(POOL, "fake")
+
+
+def test_a_test_picture_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "WARMUP_TIMEOUT_S", 0.0)
+    with pytest.raises(ConfigurationError, match="took longer than"):
+        Replica(POOL, "fake")
