@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -126,7 +127,7 @@ def serve(
                 "accelerator": accelerator,
                 "revision": revision,
                 "dtype": dtype,
-                "num_threads": num_threads,
+                "num_threads": num_threads or _share_of_cores(replicas),
                 "min_replicas": replicas,
                 "max_replicas": replicas,
             },
@@ -204,6 +205,11 @@ def _check_models(settings: Any) -> None:
     check_disk(*folders)
 
 
+def _share_of_cores(replicas: int) -> int | None:
+    """Threads of one of several replicas on this machine; None leaves the choice for a single one."""
+    return None if replicas == 1 else max(1, (os.cpu_count() or 1) // replicas)
+
+
 def _reachable(host: str) -> str:
     """What a person on this machine types for `host`."""
     if host in ("0.0.0.0", "::", ""):
@@ -214,8 +220,6 @@ def _reachable(host: str) -> str:
 def _announce(
     base_url: str, settings: Any, service: Any, first: Any, seconds: float, *, as_json: bool
 ) -> None:
-    import os
-
     facts = {
         "url": base_url,
         "docs": f"{base_url}/docs",

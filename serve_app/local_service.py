@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import secrets
@@ -80,6 +81,7 @@ class LocalService:
             dashboard_host="127.0.0.1",
             dashboard_port=self._dashboard_port,
             object_store_memory=OBJECT_STORE_BYTES,
+            num_cpus=self._num_cpus(),
             resources=self._resources,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -97,6 +99,17 @@ class LocalService:
             serve.run(application, name=APP_NAME, route_prefix="/")
         except RuntimeError as error:
             raise ConfigurationError(self._deploy_failure(str(error))) from error
+
+    def _num_cpus(self) -> int:
+        """What Ray hands out: this machine's cores, or more where the pools ask for more (it is only a count)."""
+        from serve_app import accelerators
+
+        asked = sum(
+            pool.max_replicas
+            * accelerators.choose(pool.accelerator).ray_actor_options(pool).get("num_cpus", 1)
+            for pool in self._settings.pools
+        )
+        return max(os.cpu_count() or 1, math.ceil(float(asked)))
 
     def _deploy_failure(self, message: str) -> str:
         """The replica's own sentence where it raised a `ConfigurationError`, else the last line of Ray's report."""

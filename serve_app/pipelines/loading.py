@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import StableDiffusionXLPipeline
 
 from serve_app.errors import ConfigurationError
@@ -32,6 +34,7 @@ def load_sdxl(pool: PoolSettings, *, device: torch.device, dtype: torch.dtype) -
         ConfigurationError: No such model, an incomplete one, no way to the hub, or too little memory.
     """
     began = time.monotonic()
+    _quiet()
     folder = local_folder(pool.model) or _download(pool)
     variant = require(pool, folder, dtype.itemsize)
     try:
@@ -69,6 +72,13 @@ def load_sdxl(pool: PoolSettings, *, device: torch.device, dtype: torch.dtype) -
         max_rows=pool.max_rows,
         max_pixels=pool.max_pixels,
     )
+
+
+def _quiet() -> None:
+    """Keeps both libraries' progress bars and advice out of logs and terminals; errors are still raised."""
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
 
 
 def _download(pool: PoolSettings) -> Path:
