@@ -20,7 +20,16 @@ fail() {
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv" || fail "cannot make $venv; on Debian: apt-get install python3-venv"
 fi
-pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint $here/requirements/lock.txt"
+pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile"
+
+# A Neuron device needs its vendor's generation of torch, diffusers and transformers, which the lock is not made for;
+# pip must know the vendor's index (PIP_EXTRA_INDEX_URL).
+if [ -e /dev/neuron0 ] && [ "$extras" = torch ]; then
+    echo "Installing the service's packages for AWS Neuron ..."
+    $pip --editable "$here[neuron]" || fail "the Neuron packages cannot be installed; is the vendor's index set?"
+    exit 0
+fi
+pip="$pip --constraint $here/requirements/lock.txt"
 
 case ",$extras," in
 *,torch,*)
