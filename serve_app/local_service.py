@@ -74,20 +74,23 @@ class LocalService:
 
         application = build(self._settings)
         self._temp_dir = Path(tempfile.mkdtemp(prefix="imagine-"))
-        context = ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
-            include_dashboard=self._dashboard_port is not None,
-            dashboard_host="127.0.0.1",
-            dashboard_port=self._dashboard_port,
-            object_store_memory=OBJECT_STORE_BYTES,
-            num_cpus=self._num_cpus(),
-            resources=self._resources,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="serve",
-            _temp_dir=str(self._temp_dir),
-        )
+        try:
+            context = ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
+                include_dashboard=self._dashboard_port is not None,
+                dashboard_host="127.0.0.1",
+                dashboard_port=self._dashboard_port,
+                object_store_memory=OBJECT_STORE_BYTES,
+                num_cpus=self._num_cpus(),
+                resources=self._resources,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="serve",
+                _temp_dir=str(self._temp_dir),
+            )
+        except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+            raise ConfigurationError(f"Ray did not start: {error} (logs: {self._temp_dir})") from error
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(

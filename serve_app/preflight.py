@@ -21,16 +21,21 @@ SERVICE_BYTES = 1_400_000_000
 """Memory of Ray's own processes (0.96-1.1 GB measured with Ray 2.60 on two cores) and the ingress."""
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, *, setting: str = "PORT") -> None:
     """Refuses a port that something already listens on.
 
     Two Ray clusters can silently share one port (SO_REUSEPORT) and split the requests, so binding alone proves
     nothing: the port is also asked for a listener.
 
+    Args:
+        host: Address to listen on.
+        port: The port.
+        setting: What a person changes to get another one.
+
     Raises:
         ConfigurationError: The port is taken, not allowed, or the address is not this machine's.
     """
-    remedy = "choose another with PORT=... or --port"
+    remedy = f"choose another with {setting}=... or --{setting.lower().replace('_', '-')}"
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror:

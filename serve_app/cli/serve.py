@@ -1,4 +1,4 @@
-"""``imagine``: serve, generate and models on the command line. Imports are lazy, so ``--help`` is instant."""
+"""``imagine serve``: the whole service on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,62 +6,20 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from serve_app.errors import ConfigurationError, ImagineError, InvalidRequest
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Draw pictures with Stable Diffusion XL, as a service or right here.",
-)
-progress_console = Console(stderr=True)
-
-Accelerator = Annotated[
-    str,
-    typer.Option(
-        envvar=["IMAGINE_ACCELERATOR", "ACCELERATOR"], help="auto, or one of serve_app/accelerators."
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        envvar=["IMAGINE_MODEL", "MODEL"],
-        help="The bundled model's name, a folder in diffusers layout, or a hub id.",
-    ),
-]
-Revision = Annotated[
-    str | None, typer.Option(envvar=["IMAGINE_REVISION", "REVISION"], help="Hub revision to pin.")
-]
-Dtype = Annotated[
-    str,
-    typer.Option(envvar=["IMAGINE_DTYPE", "DTYPE"], help="auto, float32, bfloat16 or float16."),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(envvar=["IMAGINE_NUM_THREADS", "NUM_THREADS"], min=1, help="CPU threads of a replica."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+from serve_app.cli.options import Accelerator, AsJson, Dtype, Model, Revision, Threads, fail, progress_console
+from serve_app.errors import ConfigurationError, ImagineError
 
 
-def _fail(error: ImagineError, *, as_json: bool = False) -> NoReturn:
-    """One clear sentence, exit status 1."""
-    if as_json:
-        print(json.dumps({"error": str(error)}))
-    progress_console.print(f"[bold red]imagine:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-    raise typer.Exit(1)
-
-
-@app.command()
 def serve(
     host: Annotated[
         str, typer.Option(envvar=["IMAGINE_HOST", "HOST"], help="Address to listen on; 0.0.0.0 for all.")
@@ -96,14 +54,14 @@ def serve(
         bool, typer.Option(envvar=["IMAGINE_DASHBOARD", "DASHBOARD"], help="Start the Ray dashboard.")
     ] = True,
     dashboard_port: Annotated[
-        int,
+        int | None,
         typer.Option(
             envvar=["IMAGINE_DASHBOARD_PORT", "DASHBOARD_PORT"],
             min=1,
             max=65535,
-            help="Its port, on loopback.",
+            help="Its port, on loopback; 8265 or the next free one when absent.",
         ),
-    ] = 8265,
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the service on this machine, print how to use it, and stop all of it on Ctrl-C."""
@@ -136,7 +94,10 @@ def serve(
         check_port(host, port)
         _check_models(settings)
         service = LocalService(
-            settings, host=host, port=port, dashboard_port=dashboard_port if dashboard else None
+            settings,
+            host=host,
+            port=port,
+            dashboard_port=_dashboard_port(dashboard_port) if dashboard else None,
         )
         with progress_console.status("Starting Ray and loading the model ..."):
             service.start()
@@ -156,13 +117,33 @@ def serve(
         if service is not None:
             service.stop(keep_logs=True)
             service = None
-        _fail(error, as_json=as_json)
+        fail(error, as_json=as_json)
     finally:
         if service is not None:
             # A second Ctrl-C must not leave half of the processes behind.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             service.stop()
             progress_console.print("Stopped.")
+
+
+def _dashboard_port(wanted: int | None) -> int:
+    """The wanted port, or the first free one from Ray's usual 8265 on.
+
+    Raises:
+        ConfigurationError: The wanted port, or every one of twenty, is taken.
+    """
+    from serve_app.preflight import check_port
+
+    if wanted is not None:
+        check_port("127.0.0.1", wanted, setting="DASHBOARD_PORT")
+        return wanted
+    for port in range(8265, 8285):
+        try:
+            check_port("127.0.0.1", port)
+        except ConfigurationError:
+            continue
+        return port
+    raise ConfigurationError("ports 8265 to 8284 are all taken; choose one with DASHBOARD_PORT=...")
 
 
 def _serve_settings(config: Path | None, *, pool: dict[str, Any], pictures: str) -> Any:
@@ -187,8 +168,6 @@ def _serve_settings(config: Path | None, *, pool: dict[str, Any], pictures: str)
 
 def _check_models(settings: Any) -> None:
     """Memory, disk and model checks for every pool, before anything is started."""
-    import tempfile
-
     from serve_app import accelerators
     from serve_app.model_source import host_bytes, locate_model
     from serve_app.preflight import check_disk, check_memory
@@ -250,118 +229,3 @@ def _announce(
             out.print(f"             token {os.environ['RAY_AUTH_TOKEN']}", soft_wrap=True, highlight=False)
     out.print("  Stop       Ctrl-C\n")
     sys.stdout.flush()
-
-
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="File to write; .png, .webp or .jpg.")
-    ] = Path("out.png"),
-    negative_prompt: Annotated[str, typer.Option("--negative-prompt", "-n", help="What to avoid.")] = "",
-    steps: Annotated[int | None, typer.Option("--steps", help="num_inference_steps.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="guidance_scale.")] = None,
-    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Random when absent; always reported.")] = None,
-    number: Annotated[int, typer.Option("--number", min=1, help="Pictures; each with its own seed.")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Noise scheduler, e.g. euler_a.")
-    ] = None,
-    model: Model = "small-sdxl",
-    accelerator: Accelerator = "auto",
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    num_threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw without a server: the same model, engine and step maths in this process."""
-    from serve_app.local_drawing import draw_locally
-    from serve_app.request import RequestDraft, random_seed
-    from serve_app.settings import PoolSettings
-
-    try:
-        width, height = _size(size)
-        draft = RequestDraft(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            seed=random_seed() if seed is None else seed,
-            num_images=number,
-            scheduler_name=scheduler,
-        )
-        pool = PoolSettings.model_validate(
-            {
-                "model": model,
-                "accelerator": accelerator,
-                "revision": revision,
-                "dtype": dtype,
-                "num_threads": num_threads,
-            }
-        )
-        drawn = draw_locally(draft, pool, output, console=progress_console)
-    except ImagineError as error:
-        _fail(error, as_json=as_json)
-    except KeyboardInterrupt:
-        progress_console.print("Stopped.")
-        raise typer.Exit(130) from None
-    if as_json:
-        print(json.dumps(drawn))
-    else:
-        for picture in drawn["images"]:
-            print(f"{picture['path']}  seed {picture['seed']}  {picture['seconds']:.2f} s")
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    """(width, height) of ``WxH``.
-
-    Raises:
-        InvalidRequest: Not of that form.
-    """
-    if text is None:
-        return None, None
-    width, x, height = text.lower().partition("x")
-    if not (x and width.isdigit() and height.isdigit()):
-        raise InvalidRequest("size", f"{text!r} is not WIDTHxHEIGHT, such as 512x512")
-    return int(width), int(height)
-
-
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the models that can be served without a download: the bundled one and those in the hub's cache."""
-    from rich.table import Table
-
-    from serve_app.model_source import local_models
-
-    found = local_models()
-    if as_json:
-        print(json.dumps(found))
-        return
-    table = Table("model", "from", "weights", "size", "steps", "guidance", box=None)
-    for entry in found:
-        table.add_row(
-            entry["model"],
-            entry["source"],
-            f"{entry['weights'] / 1e6:.1f} M",
-            f"{entry['width']}x{entry['height']}",
-            str(entry["num_inference_steps"]),
-            f"{entry['guidance_scale']:g}",
-        )
-    Console().print(table)
-
-
-@app.callback(invoke_without_command=True)
-def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    if show:
-        from serve_app import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
-if __name__ == "__main__":
-    app()
