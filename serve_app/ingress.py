@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -105,14 +105,14 @@ class HandlePool:
                 if isinstance(event, GenerationResult):
                     seconds = time.monotonic() - started
                 yield event
-        except RayActorError as error:
-            raise PoolUnavailable(f"a replica of pool {self.name!r} died while drawing") from error
         except RayTaskError as error:
             # Ray wraps what the replica raised; the domain error inside is what the client should see.
-            cause = error.cause
-            if isinstance(cause, ImagineError):
-                raise cause from None
+            if isinstance(error.cause, ImagineError):
+                raise error.cause from None
             raise
+        except RayError as error:
+            # The actor, its worker or its node is gone, or the answer was lost on the way: not this request's fault.
+            raise PoolUnavailable(f"a replica of pool {self.name!r} died while drawing") from error
         except BackPressureError as error:
             raise QueueFull(f"pool {self.name!r} is full", retry_after_s=1.0) from error
         except RayServeException as error:
