@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.errors import ConfigurationError
-from serve_app.request import GuidanceScale, NumInferenceSteps
+from serve_app.limits import GuidanceScale, NumInferenceSteps
 
 BUNDLED_MODEL = "small-sdxl"
 """Name of the model that ships with the package."""

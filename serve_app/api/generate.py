@@ -11,17 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.drawing import draw
 from serve_app.api.errors import DRAWING_STATUSES, ErrorBody, WireErrors, error_responses
-from serve_app.request import (
+from serve_app.limits import (
     GuidanceScale,
     NumInferenceSteps,
     PixelSide,
     PromptText,
-    RequestDraft,
     RequiredPrompt,
     Seed,
     ShortName,
-    random_seed,
 )
+from serve_app.request import RequestDraft, random_seed
 
 
 class GenerateRequest(BaseModel):

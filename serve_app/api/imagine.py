@@ -10,20 +10,17 @@ from pydantic import BaseModel, BeforeValidator, Field
 from serve_app.api.deps import Service
 from serve_app.api.drawing import draw, picture_headers
 from serve_app.api.errors import DRAWING_STATUSES, ErrorBody, WireErrors, error_responses
-from serve_app.request import (
+from serve_app.limits import (
     GuidanceScale,
-    ImageFormat,
     NumInferenceSteps,
-    OutputOptions,
     PixelSide,
     PromptText,
     Quality,
-    RequestDraft,
     RequiredPrompt,
     Seed,
     ShortName,
-    random_seed,
 )
+from serve_app.request import ImageFormat, OutputOptions, RequestDraft, random_seed
 
 
 def _empty_is_absent(value: object) -> object:

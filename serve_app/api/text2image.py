@@ -25,21 +25,18 @@ from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.drawing import draw_rounds
 from serve_app.api.errors import DRAWING_STATUSES, ErrorDetail, Problem, WireErrors, error_responses
 from serve_app.api.urls import base_url
-from serve_app.request import (
+from serve_app.limits import (
     MAX_IMAGES_PER_REQUEST,
     MAX_SEED,
-    GenerationResult,
     GuidanceScale,
     NumImages,
     NumInferenceSteps,
     PixelSide,
     PromptText,
-    RequestDraft,
     RequiredPrompt,
     Seed,
-    new_request_id,
-    random_seed,
 )
+from serve_app.request import GenerationResult, RequestDraft, new_request_id, random_seed
 from serve_app.store import GRID_NAME, PictureStore, picture_name
 
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from serve_app.fake_service import FakeImageService
-from serve_app.request import MAX_SEED
+from serve_app.limits import MAX_SEED
 from tests.unit.api.conftest import ClientFor
 
 # The bodies of the documented commands, byte for byte.
