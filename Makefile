@@ -6,13 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit check format clean help
+.PHONY: run test test-unit check format bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run    start the service (settings: HOST PORT MODEL ACCELERATOR ..., or ARGS='--help')"
 	@echo "make test   run all tests"
 	@echo "make check  lint, types, import rules, format"
+	@echo "make bench  one picture at a time against plain diffusers"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
@@ -31,6 +32,9 @@ test: $(VENV)/.installed-dev
 
 test-unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+bench: $(VENV)/.installed-run
+	$(BIN)/python -m bench.against_diffusers $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def draw_locally(
     engine = Engine(pipeline, max_rows=pool.max_rows, max_queued_images=pool.max_queued_images)
     engine.start()
     try:
-        pictures = _draw(engine, request, console)
+        pictures = draw_pictures(engine, request, console)
     finally:
         engine.stop(STEP_TIMEOUT_S)
     images = []
@@ -96,9 +96,14 @@ def draw_locally(
     }
 
 
-def _draw(
+def draw_pictures(
     engine: Engine, request: GenerationRequest, console: Console
 ) -> dict[int, tuple[Pixels, StageSeconds]]:
+    """Draws all pictures of `request` on a started engine, showing a bar for each.
+
+    Raises:
+        ImagineError: One of them failed.
+    """
     collector = Collector()
     columns = (
         TextColumn("picture {task.description}"),

@@ -93,6 +93,12 @@ class SdxlPipeline:
         """See `serve_app.model_source.model_defaults`; with the canonical name of the noise scheduler."""
         return self._defaults
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute type of the UNet."""
+        dtype: torch.dtype = self._unet.dtype
+        return dtype
+
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest, index: int) -> ImageState:
         """Encodes the text and draws the first latents.

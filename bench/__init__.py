@@ -1,0 +1,1 @@
+"""What measures: ratios against named baselines, side by side in one run."""
