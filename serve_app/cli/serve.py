@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -70,12 +69,12 @@ def serve(
 
     started = time.monotonic()
     service: LocalService | None = None
-    interrupted = threading.Event()
 
     def on_signal(number: int, _: FrameType | None) -> None:
-        interrupted.set()
         raise KeyboardInterrupt
 
+    # Explicitly: a shell that starts us in the background has SIGINT ignored.
+    signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     try:
         settings = _serve_settings(
