@@ -42,7 +42,7 @@ class UnetSettings:
     batch: int = 64
     steps: int = 6000
     learning_rate: float = 1e-3
-    warm_up: int = 100
+    warm_up: int = 30
     decay_from: float = 0.6
     muon: bool = True
     drop_caption: float = 0.08
