@@ -64,7 +64,7 @@ class PatchBasis:
         return cls(**{name: np.asarray(values, dtype=np.float32) for name, values in data.items()})
 
 
-def fit_basis(pictures: int = 3000, seed: int = 7) -> PatchBasis:
+def fit_basis(pictures: int = 2000, seed: int = 7) -> PatchBasis:
     """Fit the components on freshly drawn pictures; all kinds of scene, so that faces count too."""
     rng = random.Random(seed)
     drawn = np.stack([render_small(random_scene(rng, Mix(0.45, 0.1, 0.1))) for _ in range(pictures)])

@@ -109,23 +109,27 @@ class VaeTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``; from another stage only the weights are taken."""
+        """Go on from ``state`` of the same stage."""
         self.vae.load_state_dict(state["vae"])
         self.trunk.head.load_state_dict(state["head"])
-        if state["stage"] != self.settings.stage:
-            self.average = [weight.detach().clone() for weight in self.weights]
-            return
         self.step, self.seconds, self.average = state["step"], state["seconds"], state["average"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.rng.setstate(state["rng"])
         self.noise.set_state(state["noise"])
 
-    def use_average(self) -> None:
-        """Put the averaged weights into the model (at the end of a stage)."""
+    def restore_weights(self, state: dict[str, Any]) -> None:
+        """Start from what an earlier stage learned."""
+        self.vae.load_state_dict(state["vae"])
+        self.trunk.head.load_state_dict(state["head"])
+        self.average = [weight.detach().clone() for weight in self.weights]
+
+    def finish(self, path: Path) -> None:
+        """Put the averaged weights into the model, and save it so."""
         with torch.no_grad():
             for weight, mean in zip(self.weights, self.average, strict=True):
                 weight.copy_(mean)
+        save_checkpoint(self.state(), path)
 
     def learning_rate(self) -> float:
         """Warm-up, then a cosine to a twentieth."""
