@@ -17,14 +17,24 @@ STEPS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Push the singular values of a batch of matrices (batch, rows, columns) towards one."""
+    """Push the singular values of a batch of matrices (batch, rows, columns) towards one.
+
+    Newton-Schulz multiplies X by polynomials of its Gram matrix from the left. Those commute, so they are
+    gathered on the small side first and X, which is up to ten times longer, is multiplied once.
+    """
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     flipped = x.shape[1] > x.shape[2]
     if flipped:
         x = x.transpose(1, 2)
-    for _ in range(STEPS):
-        gram = x @ x.transpose(1, 2)
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    gram = x @ x.transpose(1, 2)
+    one = torch.eye(gram.shape[1]).expand_as(gram)
+    total = one
+    for step in range(STEPS):
+        factor = 3.4445 * one + (-4.7750 * gram + 2.0315 * gram @ gram)
+        total = factor @ total if step else factor
+        if step < STEPS - 1:
+            gram = factor @ gram @ factor
+    x = total @ x
     return x.transpose(1, 2) if flipped else x
 
 
