@@ -1,10 +1,10 @@
-"""Trains the VAE around fixed latents: the decoder in two stages, then the encoder.
+"""Trains the VAE around fixed latents: the decoder in stages, then the encoder.
 
 The latents are principal components (``latents``), so decoder and encoder are plain regressions. Stage one
 teaches the low levels of the decoder to undo the components at an eighth of the size, with a head of its
 own: nearest-neighbour upsampling makes that the hard part, and at 64x64 it is cheap. Stage two sharpens an
-eighth to full size. Stage two sees whole pictures, drawn small at first: group normalisation looks at the
-whole picture, so crops would teach it the wrong statistics.
+eighth to full size: first the high levels alone, then all. It sees whole pictures, drawn small at first:
+group normalisation looks at the whole picture, so crops would teach it the wrong statistics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tools.small_sdxl.latents import PatchBasis
 from tools.small_sdxl.muon import Muon
 from tools.small_sdxl.scenes import Mix, random_scene
 
-Stage = Literal["low", "full", "encoder"]
+Stage = Literal["low", "high", "full", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,26 @@ class DecoderTrunk(nn.Module):
         self.decoder = vae.decoder
         self.head = nn.Conv2d(VAE["block_out_channels"][-2], 3, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """The picture at an eighth."""
+    def features(self, latents: Tensor) -> Tensor:
+        """What the low levels know of the picture, at an eighth."""
         decoder: Any = self.decoder
-        hidden = decoder.mid_block(decoder.conv_in(latents))
+        hidden: Tensor = decoder.mid_block(decoder.conv_in(latents))
         for block in decoder.up_blocks[:2]:
             hidden = block(hidden)
-        picture: Tensor = self.head(hidden)
+        return hidden
+
+    def sharpen(self, features: Tensor) -> Tensor:
+        """The high levels: from an eighth to full size."""
+        decoder: Any = self.decoder
+        hidden = features
+        for block in decoder.up_blocks[2:]:
+            hidden = block(hidden)
+        picture: Tensor = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))
+        return picture
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The picture at an eighth."""
+        picture: Tensor = self.head(self.features(latents))
         return picture
 
 
@@ -79,6 +92,7 @@ class VaeTrainer:
         decoder: Any = vae.decoder
         modules: list[nn.Module] = {
             "low": [decoder.conv_in, decoder.mid_block, decoder.up_blocks[0], decoder.up_blocks[1], self.trunk.head],
+            "high": [*decoder.up_blocks[2:], decoder.conv_norm_out, decoder.conv_out],
             "full": [vae.decoder],
             "encoder": [vae.encoder],
         }[settings.stage]
@@ -165,7 +179,12 @@ class VaeTrainer:
             spread[::2] = 0
             noisy = latents + spread * torch.randn(latents.shape, generator=self.noise)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-            answer, target = (self.trunk(noisy), small) if stage == "low" else (self.vae.decoder(noisy), full)
+            if stage == "low":
+                answer, target = self.trunk(noisy), small
+            else:
+                with torch.set_grad_enabled(stage == "full"):
+                    features = self.trunk.features(noisy)
+                answer, target = self.trunk.sharpen(features), full
         error = (answer - target).square().mean()
         clean = (answer[::2] - target[::2]).square().mean().item()
         peak = 1.0 if stage == "encoder" else 4.0
