@@ -47,6 +47,7 @@ class UnetSettings:
     muon: bool = True
     drop_caption: float = 0.08
     last_step_share: float = 0.3
+    few_steps_share: float = 0.0
     ema: float = 0.998
     other_sizes: float = 0.0
     compile: bool = False
@@ -165,9 +166,11 @@ class UnetTrainer:
         return latents, states * keep[:, None, None], pooled * keep[:, None], sizes
 
     def _timesteps(self, count: int) -> Tensor:
-        last = self.settings.last_step_share
+        last, few = self.settings.last_step_share, self.settings.few_steps_share
         pick = torch.rand(count, generator=self.noise)
         t = torch.randint(0, 1000, (count,), generator=self.noise)
+        visited = 250 * torch.randint(1, 4, (count,), generator=self.noise) - 1  # the other three of four steps
+        t = torch.where(pick < last + few, visited, t)
         return torch.where(pick < last, torch.full_like(t, 999), t)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
