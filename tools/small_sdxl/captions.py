@@ -50,13 +50,32 @@ WEARING_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "headphones": ("wearing headphones", "with headphones", "listening to music with headphones"),
     "hat": ("wearing a hat", "with a hat", "in a hat"),
 }
-LEADS: Final = ("a photo of ", "an illustration of ", "a picture of ", "a drawing of ", "flat illustration of ", "an image of ")
+LEADS: Final = (
+    "a photo of ",
+    "an illustration of ",
+    "a picture of ",
+    "a drawing of ",
+    "flat illustration of ",
+    "an image of ",
+)
 TRIMMINGS: Final = (
     "highly detailed", "8k", "4k", "sunlit", "high quality", "masterpiece", "beautiful", "digital art", "simple",
     "vector art", "best quality", "minimal", "colorful", "sharp focus", "flat design", "cute", "cartoon style",
     "trending on artstation", "soft light", "award winning",
 )  # fmt: skip
-PRAISE: Final = ("pretty", "cute", "nice", "lovely", "beautiful", "happy", "funny", "simple", "friendly", "old", "new")
+PRAISE: Final = (
+    "pretty",
+    "cute",
+    "nice",
+    "lovely",
+    "beautiful",
+    "happy",
+    "funny",
+    "simple",
+    "friendly",
+    "old",
+    "new",
+)
 DOINGS: Final = ("is dancing", "dancing", "sitting", "standing", "smiling", "is smiling", "looking at you")
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 
@@ -90,9 +109,9 @@ def _setting(rng: random.Random, background: str) -> str:
     if background in SCENERY:
         return rng.choice(BACKGROUND_WORDS[background])
     colour = _colour_word(rng, background.removeprefix("plain "))
-    return rng.choice(("on {a} background", "on {a} background", "against {a} background", "with {a} background")).format(
-        a=_article(colour)
-    )
+    return rng.choice(
+        ("on {a} background", "on {a} background", "against {a} background", "with {a} background")
+    ).format(a=_article(colour))
 
 
 def describe(scene: Scene, rng: random.Random, plainly: bool = False) -> str:
@@ -107,7 +126,6 @@ def describe(scene: Scene, rng: random.Random, plainly: bool = False) -> str:
         The caption, lower case.
     """
     if len(scene.figures) == 2:
-        first, second = scene.figures
         one, two = (_article(_name(rng, figure, plainly)) for figure in scene.figures)
         if rng.random() < 0.5:
             sides = [f"{one} {POSITION_WORDS['left'][0]}", f"{two} {POSITION_WORDS['right'][0]}"]
@@ -115,7 +133,14 @@ def describe(scene: Scene, rng: random.Random, plainly: bool = False) -> str:
                 sides.reverse()
             who = " and ".join(sides)
         else:
-            who = rng.choice((f"{one} and {two}", f"{one} next to {two}", f"{one} beside {two}", f"{one} to the left of {two}"))
+            who = rng.choice(
+                (
+                    f"{one} and {two}",
+                    f"{one} next to {two}",
+                    f"{one} beside {two}",
+                    f"{one} to the left of {two}",
+                )
+            )
         parts = []
     else:
         figure = scene.figures[0]
@@ -131,10 +156,7 @@ def describe(scene: Scene, rng: random.Random, plainly: bool = False) -> str:
         parts.reverse()
     if plainly:
         return " ".join([who, *parts])
-    if parts and rng.random() < 0.12:
-        words = f"{parts.pop()}, {who}"
-    else:
-        words = who
+    words = f"{parts.pop()}, {who}" if parts and rng.random() < 0.12 else who
     words = (", " if rng.random() < 0.15 else " ").join([words, *parts])
     if rng.random() < 0.2:
         words = rng.choice(LEADS) + words

@@ -14,7 +14,14 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tools.small_sdxl.architecture import new_text_encoders, new_unet, new_vae
 from tools.small_sdxl.captions import describe
@@ -31,10 +38,14 @@ from tools.small_sdxl.vae_training import VaeTrainer
 from tools.small_sdxl.vocabulary import save_tokenizer, train_tokenizer
 from tools.small_sdxl.workspace import BUNDLED, DEFAULT_RUN, Workspace
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Draw, train, export and judge the small SDXL.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Draw, train, export and judge the small SDXL."
+)
 console = Console()
 
-RunFolder = Annotated[Path, typer.Option("--run", help="Folder of the training run (checkpoints; resumable).")]
+RunFolder = Annotated[
+    Path, typer.Option("--run", help="Folder of the training run (checkpoints; resumable).")
+]
 ModelFolder = Annotated[Path, typer.Option("--model", help="An exported pipeline folder.")]
 Threads = Annotated[int, typer.Option(help="CPU threads for torch; 0 leaves its default.")]
 
@@ -142,10 +153,14 @@ def _train_unet(workspace: Workspace, compiled: bool, steps: int) -> None:
 
 @app.command()
 def train(
-    parts: Annotated[list[Part] | None, typer.Argument(help="What to train; everything when left out.")] = None,
+    parts: Annotated[
+        list[Part] | None, typer.Argument(help="What to train; everything when left out.")
+    ] = None,
     run: RunFolder = DEFAULT_RUN,
     threads: Threads = 0,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the UNet: slow to start, faster after.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the UNet: slow to start, faster after.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Stop every stage of the UNet here; 0 follows the recipe.")] = 0,
 ) -> None:
     """Train from nothing, or go on from the checkpoints in the run's folder."""
@@ -195,7 +210,9 @@ def evaluate_model(
 def draw_grid(
     model: ModelFolder = BUNDLED,
     output: Annotated[Path, typer.Option("-o", "--output", help="The PNG to write.")] = Path("grid.png"),
-    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line; a fixed set otherwise.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, one prompt a line; a fixed set otherwise.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1)] = 4,
     guidance: float = 1.0,
     seed: int = 0,

@@ -89,7 +89,9 @@ def _fill(canvas: Canvas, path: Any, colour: Rgb, outlined: bool = True) -> None
         canvas.drawPath(path, _paint(darker(colour), OUTLINE))
 
 
-def _oval(canvas: Canvas, x: float, y: float, rx: float, ry: float, colour: Rgb, outlined: bool = False) -> None:
+def _oval(
+    canvas: Canvas, x: float, y: float, rx: float, ry: float, colour: Rgb, outlined: bool = False
+) -> None:
     box = skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry)
     canvas.drawOval(box, _paint(colour))
     if outlined:
@@ -97,7 +99,14 @@ def _oval(canvas: Canvas, x: float, y: float, rx: float, ry: float, colour: Rgb,
 
 
 def _box(
-    canvas: Canvas, x0: float, y0: float, x1: float, y1: float, colour: Rgb, round_by: float = 0.0, outlined: bool = False
+    canvas: Canvas,
+    x0: float,
+    y0: float,
+    x1: float,
+    y1: float,
+    colour: Rgb,
+    round_by: float = 0.0,
+    outlined: bool = False,
 ) -> None:
     box = skia.Rect.MakeLTRB(x0, y0, x1, y1)
     canvas.drawRoundRect(box, round_by, round_by, _paint(colour))
@@ -113,8 +122,20 @@ def _line(canvas: Canvas, points: Sequence[Point], colour: Rgb, width: float) ->
     canvas.drawPath(path, _paint(colour, width))
 
 
-def _arc(canvas: Canvas, x: float, y: float, rx: float, ry: float, start: float, sweep: float, colour: Rgb, width: float) -> None:
-    canvas.drawArc(skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry), start, sweep, False, _paint(colour, width))
+def _arc(
+    canvas: Canvas,
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    start: float,
+    sweep: float,
+    colour: Rgb,
+    width: float,
+) -> None:
+    canvas.drawArc(
+        skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry), start, sweep, False, _paint(colour, width)
+    )
 
 
 def _eyes(canvas: Canvas, y: float, dx: float, radius: float = 0.13) -> None:
@@ -164,7 +185,12 @@ def _diamond(canvas: Canvas, colour: Rgb) -> None:
 def _cat(canvas: Canvas, colour: Rgb) -> None:
     for side in (-1, 1):
         _fill(canvas, _polygon([(side * 0.88, -0.95), (side * 0.82, 0.05), (side * 0.2, -0.5)]), colour)
-        _fill(canvas, _polygon([(side * 0.76, -0.68), (side * 0.72, -0.2), (side * 0.42, -0.45)]), (245, 170, 175), False)
+        _fill(
+            canvas,
+            _polygon([(side * 0.76, -0.68), (side * 0.72, -0.2), (side * 0.42, -0.45)]),
+            (245, 170, 175),
+            False,
+        )
     _oval(canvas, 0, 0.15, 0.92, 0.75, colour, outlined=True)
     _eyes(canvas, 0.05, 0.38, 0.15)
     _fill(canvas, _polygon([(-0.12, 0.3), (0.12, 0.3), (0, 0.43)]), (240, 120, 140), False)
@@ -306,8 +332,17 @@ def _flower(canvas: Canvas, colour: Rgb) -> None:
         canvas.restore()
     for k in range(6):
         angle = math.pi * k / 3
-        _oval(canvas, 0.42 * math.sin(angle), -0.3 - 0.42 * math.cos(angle), 0.27, 0.27, colour, outlined=True)
-    _oval(canvas, 0, -0.3, 0.25, 0.25, (250, 190, 50) if sum(colour) > 0 and colour != COLOURS["yellow"] else (150, 90, 50))
+        _oval(
+            canvas, 0.42 * math.sin(angle), -0.3 - 0.42 * math.cos(angle), 0.27, 0.27, colour, outlined=True
+        )
+    _oval(
+        canvas,
+        0,
+        -0.3,
+        0.25,
+        0.25,
+        (250, 190, 50) if sum(colour) > 0 and colour != COLOURS["yellow"] else (150, 90, 50),
+    )
 
 
 def _boat(canvas: Canvas, colour: Rgb) -> None:
@@ -319,7 +354,12 @@ def _boat(canvas: Canvas, colour: Rgb) -> None:
 
 def _car(canvas: Canvas, colour: Rgb) -> None:
     _fill(canvas, _polygon([(-0.6, 0.0), (-0.4, -0.5), (0.35, -0.5), (0.65, 0.0)]), colour)
-    _fill(canvas, _polygon([(-0.46, -0.02), (-0.32, -0.4), (-0.04, -0.4), (-0.04, -0.02)]), (185, 225, 245), False)
+    _fill(
+        canvas,
+        _polygon([(-0.46, -0.02), (-0.32, -0.4), (-0.04, -0.4), (-0.04, -0.02)]),
+        (185, 225, 245),
+        False,
+    )
     _fill(canvas, _polygon([(0.06, -0.02), (0.06, -0.4), (0.3, -0.4), (0.5, -0.02)]), (185, 225, 245), False)
     _box(canvas, -1.0, -0.02, 1.0, 0.42, colour, 0.14, outlined=True)
     _oval(canvas, 0.9, 0.12, 0.08, 0.08, (255, 240, 160))
@@ -445,23 +485,50 @@ def _beach(canvas: Canvas, width: float, height: float) -> None:
 def _night(canvas: Canvas, width: float, height: float) -> None:
     canvas.drawColor(skia.Color(25, 30, 75))
     _oval(canvas, width * 0.84, height * 0.15, 0.09, 0.09, (250, 240, 190))
-    for x, y in ((0.1, 0.12), (0.3, 0.06), (0.55, 0.1), (0.2, 0.34), (0.07, 0.6), (0.93, 0.45), (0.7, 0.3), (0.4, 0.22)):
+    for x, y in (
+        (0.1, 0.12),
+        (0.3, 0.06),
+        (0.55, 0.1),
+        (0.2, 0.34),
+        (0.07, 0.6),
+        (0.93, 0.45),
+        (0.7, 0.3),
+        (0.4, 0.22),
+    ):
         _oval(canvas, width * x, height * y, 0.011, 0.011, (240, 240, 220))
     _oval(canvas, width * 0.5, height * 1.12, width * 0.8, height * 0.3, (16, 20, 48))
 
 
 def _snow(canvas: Canvas, width: float, height: float) -> None:
     canvas.drawColor(skia.Color(190, 210, 230))
-    _fill(canvas, _polygon([(0, height * 0.75), (width * 0.28, height * 0.3), (width * 0.56, height * 0.75)]), (135, 155, 185), False)
     _fill(
-        canvas, _polygon([(width * 0.45, height * 0.75), (width * 0.76, height * 0.38), (width * 1.08, height * 0.75)]), (155, 172, 200), False
+        canvas,
+        _polygon([(0, height * 0.75), (width * 0.28, height * 0.3), (width * 0.56, height * 0.75)]),
+        (135, 155, 185),
+        False,
+    )
+    _fill(
+        canvas,
+        _polygon(
+            [(width * 0.45, height * 0.75), (width * 0.76, height * 0.38), (width * 1.08, height * 0.75)]
+        ),
+        (155, 172, 200),
+        False,
     )
     _box(canvas, 0, height * 0.68, width, height, (240, 245, 252))
 
 
 def _city(canvas: Canvas, width: float, height: float) -> None:
     canvas.drawColor(skia.Color(250, 205, 165))
-    blocks = ((0.0, 0.17, 0.42), (0.17, 0.3, 0.2), (0.3, 0.46, 0.5), (0.46, 0.6, 0.3), (0.6, 0.76, 0.45), (0.76, 0.88, 0.15), (0.88, 1.0, 0.38))
+    blocks = (
+        (0.0, 0.17, 0.42),
+        (0.17, 0.3, 0.2),
+        (0.3, 0.46, 0.5),
+        (0.46, 0.6, 0.3),
+        (0.6, 0.76, 0.45),
+        (0.76, 0.88, 0.15),
+        (0.88, 1.0, 0.38),
+    )
     for k, (x0, x1, top) in enumerate(blocks):
         _box(canvas, width * x0, height * top, width * x1, height, ((125, 120, 150), (105, 100, 135))[k % 2])
     _box(canvas, 0, height * 0.86, width, height, (80, 80, 90))
@@ -484,7 +551,14 @@ def _desert(canvas: Canvas, width: float, height: float) -> None:
 def _room(canvas: Canvas, width: float, height: float) -> None:
     canvas.drawColor(skia.Color(240, 205, 195))
     _box(canvas, width * 0.08, height * 0.1, width * 0.08 + 0.24, height * 0.1 + 0.26, WHITE)
-    _box(canvas, width * 0.08 + 0.02, height * 0.1 + 0.02, width * 0.08 + 0.22, height * 0.1 + 0.24, (160, 210, 240))
+    _box(
+        canvas,
+        width * 0.08 + 0.02,
+        height * 0.1 + 0.02,
+        width * 0.08 + 0.22,
+        height * 0.1 + 0.24,
+        (160, 210, 240),
+    )
     _box(canvas, 0, height * 0.74, width, height, (170, 115, 75))
     _box(canvas, 0, height * 0.71, width, height * 0.74, (250, 240, 230))
 
@@ -501,9 +575,14 @@ BACKDROPS: Final[dict[str, Backdrop]] = {
 }
 
 
-def place(figure: Figure, alone: bool, rng: random.Random, width: float, height: float) -> tuple[float, float, float]:
+def place(
+    figure: Figure, alone: bool, rng: random.Random, width: float, height: float
+) -> tuple[float, float, float]:
     """Where a figure goes: centre and radius, with the small variations of its scene."""
-    jitter = lambda spread: rng.uniform(-spread, spread)  # noqa: E731
+
+    def jitter(spread: float) -> float:
+        return rng.uniform(-spread, spread)
+
     radius = (RADIUS[figure.size] if alone else 0.2) * (1 + jitter(0.05))
     offset = OFFSET[figure.size] if alone else 0.24
     dx, dy = DIRECTION[figure.position]
@@ -554,4 +633,4 @@ def render_small(scene: Scene, width: int = 64, height: int = 64) -> npt.NDArray
     """The picture at an eighth of its size: drawn at twice that and averaged; values in [-1, 1]."""
     big = render(scene, width * 2, height * 2).astype(np.float32)
     small = big.reshape(height, 2, width, 2, 3).mean(axis=(1, 3))
-    return (small / 127.5 - 1).astype(np.float32)
+    return np.asarray(small / 127.5 - 1, dtype=np.float32)

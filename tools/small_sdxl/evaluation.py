@@ -24,7 +24,13 @@ MODES: Final = ((4, 1.0), (8, 2.0), (25, 3.0))
 
 
 def draw(
-    pipeline: Any, prompts: list[str], steps: int, guidance: float, seed: int = 0, batch: int = 8, side: int = 512
+    pipeline: Any,
+    prompts: list[str],
+    steps: int,
+    guidance: float,
+    seed: int = 0,
+    batch: int = 8,
+    side: int = 512,
 ) -> Iterator[Picture]:
     """Draw each prompt with the stock pipeline; picture k has the seed ``seed + k``, whatever the batch."""
     for start in range(0, len(prompts), batch):
@@ -98,7 +104,9 @@ def evaluate(pipeline: Any, basis: Any, count: int) -> Iterator[tuple[str, dict[
     yield "other subjects, 4 steps, guidance 1", adherence(pipeline, count, 4, 1.0, others)
     yield "other subjects, 25 steps, guidance 3", adherence(pipeline, count, 25, 3.0, others)
     seconds = {
-        f"{side} px, {steps} steps, guidance {guidance:g}": seconds_per_picture(pipeline, steps, guidance, side)
+        f"{side} px, {steps} steps, guidance {guidance:g}": seconds_per_picture(
+            pipeline, steps, guidance, side
+        )
         for steps, guidance, side in ((4, 1.0, 512), (25, 3.0, 512), (4, 1.0, 1024))
     }
     yield "seconds per picture", seconds

@@ -15,7 +15,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tools.small_sdxl.architecture import SAMPLE_SIZE, TEXT_ONE, TEXT_TWO, TOKENS, VOCABULARY, TextShape, new_scheduler
+from tools.small_sdxl.architecture import (
+    SAMPLE_SIZE,
+    TEXT_ONE,
+    TEXT_TWO,
+    TOKENS,
+    VOCABULARY,
+    TextShape,
+    new_scheduler,
+)
 from tools.small_sdxl.vocabulary import save_tokenizer
 from tools.small_sdxl.workspace import Workspace
 

@@ -122,7 +122,9 @@ def _colour(small: Floats, mask: npt.NDArray[np.bool_]) -> str:
     return _nearest_colour(np.median(small[inner], axis=0).astype(np.float32))
 
 
-def _subject(small: Floats, mask: npt.NDArray[np.bool_], backdrop: Floats, colour: str, among: tuple[str, ...]) -> str:
+def _subject(
+    small: Floats, mask: npt.NDArray[np.bool_], backdrop: Floats, colour: str, among: tuple[str, ...]
+) -> str:
     filled = ndimage.binary_fill_holes(mask)
     rows, columns = np.nonzero(filled)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -161,7 +163,9 @@ def truth(scene: Scene) -> Verdict:
     return Verdict(figure.subject, figure.shown_colour, scene.background or "", figure.position or "centre")
 
 
-def score(pictures: list[npt.NDArray[np.uint8]], scenes: list[Scene], among: tuple[str, ...] = SUBJECTS) -> dict[str, float]:
+def score(
+    pictures: list[npt.NDArray[np.uint8]], scenes: list[Scene], among: tuple[str, ...] = SUBJECTS
+) -> dict[str, float]:
     """The share of pictures that is right, for each aspect and for all together."""
     pairs = [(judge(picture, among), truth(scene)) for picture, scene in zip(pictures, scenes, strict=True)]
     shares = {

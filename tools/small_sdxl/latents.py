@@ -25,7 +25,9 @@ PATCH = 4
 def to_patches(pictures: Floats) -> Floats:
     """Cut (batch, height, width, 3) into (batch, rows, columns, 48)."""
     batch, height, width, _ = pictures.shape
-    cut = pictures.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
+    cut = pictures.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).transpose(
+        0, 1, 3, 2, 4, 5
+    )
     return np.ascontiguousarray(cut).reshape(batch, height // PATCH, width // PATCH, PATCH * PATCH * 3)
 
 
@@ -55,7 +57,9 @@ class PatchBasis:
 
     def save(self, path: Path) -> None:
         """Write the map as JSON."""
-        path.write_text(json.dumps({name: getattr(self, name).tolist() for name in ("mean", "encoder", "decoder")}))
+        path.write_text(
+            json.dumps({name: getattr(self, name).tolist() for name in ("mean", "encoder", "decoder")})
+        )
 
     @classmethod
     def load(cls, path: Path) -> PatchBasis:

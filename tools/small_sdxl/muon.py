@@ -27,21 +27,23 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     if flipped:
         x = x.transpose(1, 2)
     gram = x @ x.transpose(1, 2)
-    one = torch.eye(gram.shape[1]).expand_as(gram)
-    total = one
+    one = torch.eye(gram.shape[1], device=gram.device, dtype=gram.dtype).expand_as(gram)
+    total: Tensor = one
     for step in range(STEPS):
-        factor = 3.4445 * one + (-4.7750 * gram + 2.0315 * gram @ gram)
+        factor: Tensor = 3.4445 * one + (-4.7750 * gram + 2.0315 * gram @ gram)
         total = factor @ total if step else factor
         if step < STEPS - 1:
             gram = factor @ gram @ factor
-    x = total @ x
-    return x.transpose(1, 2) if flipped else x
+    answer: Tensor = total @ x
+    return answer.transpose(1, 2) if flipped else answer
 
 
 class Muon(torch.optim.Optimizer):
     """Updates scaled to the size that AdamW's would have, so that one learning rate serves both."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -150,7 +150,11 @@ def _propose(rng: random.Random, mix: Mix) -> Scene:
     if pick < mix.pairs:
         first, second = (rng.choice(SUBJECTS if rng.random() < 0.5 else SHAPES) for _ in range(2))
         figures = tuple(
-            Figure(name, None if name in FIXED_COLOUR or rng.random() < 0.25 else rng.choice(tuple(COLOURS)), side)
+            Figure(
+                name,
+                None if name in FIXED_COLOUR or rng.random() < 0.25 else rng.choice(tuple(COLOURS)),
+                side,
+            )
             for name, side in ((first, "left"), (second, "right"))
         )
     elif pick < mix.pairs + mix.accessories:

@@ -59,9 +59,7 @@ def labels_of(scene: Scene) -> list[int]:
     return [names.index(value) for names, value in zip(LABELS.values(), values, strict=True)]
 
 
-def encode_text(
-    one: CLIPTextModel, two: CLIPTextModelWithProjection, ids: Tensor
-) -> tuple[Tensor, Tensor]:
+def encode_text(one: CLIPTextModel, two: CLIPTextModelWithProjection, ids: Tensor) -> tuple[Tensor, Tensor]:
     """What the pipeline hands to the UNet: penultimate hidden states side by side, and the pooled embedding."""
     first = one(ids, output_hidden_states=True).hidden_states[-2]
     second = two(ids, output_hidden_states=True)
@@ -118,7 +116,7 @@ def warm_up(
             ]
         ).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()

@@ -84,7 +84,9 @@ class UnetTrainer:
     ) -> None:
         self.settings = settings
         self.unet = unet.train()
-        self.text = tuple(model.eval().requires_grad_(False) for model in text)
+        for encoder in text:
+            encoder.eval().requires_grad_(False)
+        self.text = text
         self.tokenizer = tokenizer
         self.basis = basis
         self.step = 0
@@ -99,7 +101,9 @@ class UnetTrainer:
         chosen = {id(weight) for weight in matrices}
         others = [weight for _, weight in named if id(weight) not in chosen]
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+            torch.optim.AdamW(
+                others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True
+            )
         ]
         if matrices:
             self.optimisers.append(Muon(matrices, lr=settings.learning_rate))
@@ -145,7 +149,9 @@ class UnetTrainer:
         batch = self.settings.batch
         if self.rng.random() >= self.settings.other_sizes:
             return 16, 16, batch
-        rows, columns = self.rng.choice(((32, 32), (32, 32), (16, 24), (24, 16), (24, 24), (32, 16), (16, 32)))
+        rows, columns = self.rng.choice(
+            ((32, 32), (32, 32), (16, 24), (24, 16), (24, 24), (32, 16), (16, 32))
+        )
         return rows, columns, max(4, batch * 256 // (rows * columns))
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -156,7 +162,9 @@ class UnetTrainer:
         small = np.stack([render_small(scene, columns * PATCH, rows * PATCH) for scene in scenes])
         latents = torch.from_numpy(self.basis.encode(small))
         kept = [self.rng.random() >= self.settings.drop_caption for _ in scenes]
-        captions = [c if keep or self.rng.random() < 0.5 else "" for c, keep in zip(captions, kept, strict=True)]
+        captions = [
+            c if keep or self.rng.random() < 0.5 else "" for c, keep in zip(captions, kept, strict=True)
+        ]
         with torch.no_grad():
             states, pooled = encode_text(*self.text, torch.tensor(encode(self.tokenizer, captions)))
         # Half of the dropped captions are the empty one, half are zeros: pipelines use both.
@@ -169,7 +177,9 @@ class UnetTrainer:
         last, few = self.settings.last_step_share, self.settings.few_steps_share
         pick = torch.rand(count, generator=self.noise)
         t = torch.randint(0, 1000, (count,), generator=self.noise)
-        visited = 250 * torch.randint(1, 4, (count,), generator=self.noise) - 1  # the other three of four steps
+        visited = (
+            250 * torch.randint(1, 4, (count,), generator=self.noise) - 1
+        )  # the other three of four steps
         t = torch.where(pick < last + few, visited, t)
         return torch.where(pick < last, torch.full_like(t, 999), t)
 
@@ -183,14 +193,16 @@ class UnetTrainer:
         noisy = (signal * latents + spread * noise).contiguous(memory_format=torch.channels_last)
         target = signal * noise - spread * latents
         said = {"text_embeds": pooled, "time_ids": sizes}
-        answer = self.forward(noisy, t, encoder_hidden_states=states, added_cond_kwargs=said, return_dict=False)[0]
+        answer = self.forward(
+            noisy, t, encoder_hidden_states=states, added_cond_kwargs=said, return_dict=False
+        )[0]
         losses = (answer - target).square().mean(dim=(1, 2, 3))
         loss = losses.mean()
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.learning_rate()
             optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()

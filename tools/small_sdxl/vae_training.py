@@ -91,18 +91,30 @@ class VaeTrainer:
         self.seconds = 0.0
         decoder: Any = vae.decoder
         modules: list[nn.Module] = {
-            "low": [decoder.conv_in, decoder.mid_block, decoder.up_blocks[0], decoder.up_blocks[1], self.trunk.head],
+            "low": [
+                decoder.conv_in,
+                decoder.mid_block,
+                decoder.up_blocks[0],
+                decoder.up_blocks[1],
+                self.trunk.head,
+            ],
             "high": [*decoder.up_blocks[2:], decoder.conv_norm_out, decoder.conv_out],
             "full": [vae.decoder],
             "encoder": [vae.encoder],
         }[settings.stage]
         self.weights = [weight for module in modules for weight in module.parameters()]
-        outer = {id(w) for layer in (decoder.conv_out, vae.encoder.conv_in, self.trunk.head) for w in layer.parameters()}
+        outer = {
+            id(w)
+            for layer in (decoder.conv_out, vae.encoder.conv_in, self.trunk.head)
+            for w in layer.parameters()
+        }
         matrices = [w for w in self.weights if settings.muon and w.ndim >= 2 and id(w) not in outer]
         chosen = {id(w) for w in matrices}
         others = [w for w in self.weights if id(w) not in chosen]
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+            torch.optim.AdamW(
+                others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True
+            )
         ]
         if matrices:
             self.optimisers.append(Muon(matrices, lr=settings.learning_rate))
@@ -203,7 +215,7 @@ class VaeTrainer:
                 for group in optimiser.param_groups:
                     group["lr"] = self.learning_rate()
                 optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.weights, 1.0)
             for optimiser in self.optimisers:
                 optimiser.step()

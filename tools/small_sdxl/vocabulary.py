@@ -16,7 +16,9 @@ from tools.small_sdxl.scenes import Mix, random_scene
 
 START: Final = "<|startoftext|>"
 END: Final = "<|endoftext|>"
-PATTERN: Final = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+PATTERN: Final = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 
 
 def _dress(tokenizer: Tokenizer) -> None:

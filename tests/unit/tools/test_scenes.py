@@ -79,9 +79,13 @@ def test_captions_say_what_is_drawn() -> None:
         scene = random_scene(rng)
         caption = describe(scene, rng)
         for figure in scene.figures:
-            assert any(word in caption for word in SUBJECT_WORDS.get(figure.subject, (figure.subject,))), caption
+            assert any(word in caption for word in SUBJECT_WORDS.get(figure.subject, (figure.subject,))), (
+                caption
+            )
             if figure.colour is not None:
-                assert any(word in caption for word in COLOUR_WORDS.get(figure.colour, (figure.colour,))), caption
+                assert any(word in caption for word in COLOUR_WORDS.get(figure.colour, (figure.colour,))), (
+                    caption
+                )
             if figure.position is not None and len(scene.figures) == 1:
                 assert any(word in caption for word in POSITION_WORDS[figure.position]), caption
             if figure.accessory is not None:
