@@ -4,7 +4,8 @@ The latents are principal components (``latents``), so decoder and encoder are p
 teaches the low levels of the decoder to undo the components at an eighth of the size, with a head of its
 own: nearest-neighbour upsampling makes that the hard part, and at 64x64 it is cheap. Stage two sharpens an
 eighth to full size: first the high levels alone, then all. It sees whole pictures, drawn small at first:
-group normalisation looks at the whole picture, so crops would teach it the wrong statistics.
+group normalisation looks at the whole picture, so crops would teach it the wrong statistics. At last it is
+polished on what the UNet makes of latents, so that it mends the UNet's small errors.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from tools.small_sdxl.architecture import VAE
+from tools.small_sdxl.captions import describe
 from tools.small_sdxl.checkpoint import load_checkpoint, save_checkpoint
+from tools.small_sdxl.denoising import LastStep
 from tools.small_sdxl.drawing import render, render_small
 from tools.small_sdxl.latents import PatchBasis
 from tools.small_sdxl.muon import Muon
 from tools.small_sdxl.scenes import Mix, random_scene
 
-Stage = Literal["low", "high", "full", "encoder"]
+Stage = Literal["low", "high", "full", "polish", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,16 @@ class DecoderTrunk(nn.Module):
 class VaeTrainer:
     """One stage: its weights, optimisers, average and random state."""
 
-    def __init__(self, vae: AutoencoderKL, basis: PatchBasis, settings: VaeSettings, seed: int = 5) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        basis: PatchBasis,
+        settings: VaeSettings,
+        seed: int = 5,
+        last_step: LastStep | None = None,
+    ) -> None:
         torch.manual_seed(seed)
+        self.last_step = last_step
         self.vae, self.basis, self.settings = vae, basis, settings
         self.trunk = DecoderTrunk(vae)
         self.rng = random.Random(seed)
@@ -100,6 +111,7 @@ class VaeTrainer:
             ],
             "high": [*decoder.up_blocks[2:], decoder.conv_norm_out, decoder.conv_out],
             "full": [vae.decoder],
+            "polish": [vae.decoder],
             "encoder": [vae.encoder],
         }[settings.stage]
         self.weights = [weight for module in modules for weight in module.parameters()]
@@ -165,8 +177,8 @@ class VaeTrainer:
         gone = min(1.0, self.step / s.steps)
         return s.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * gone)))
 
-    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh pictures: at full size, at an eighth, and their latents."""
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """Fresh pictures: at full size, at an eighth, their latents and their captions."""
         side, mix = self.settings.side, Mix(shapes=0.4, accessories=0.12, pairs=0.12)
         scenes = [random_scene(self.rng, mix) for _ in range(self.settings.batch)]
         if self.settings.stage == "low":  # the full size is not looked at, and costs more to draw
@@ -176,11 +188,11 @@ class VaeTrainer:
             small = full.reshape(len(full), side // 8, 8, side // 8, 8, 3).mean(axis=(2, 4))
         latents = torch.from_numpy(self.basis.encode(small))
         as_planes = [torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))) for x in (full, small)]
-        return as_planes[0], as_planes[1], latents
+        return as_planes[0], as_planes[1], latents, [describe(scene, self.rng) for scene in scenes]
 
     def loss(self) -> tuple[Tensor, float]:
         """The loss of one batch, and its signal to noise in dB (of pictures, or of latents)."""
-        full, small, latents = self.batch()
+        full, small, latents, captions = self.batch()
         stage = self.settings.stage
         if stage == "encoder":
             moments = self.vae.encoder(full)
@@ -190,11 +202,12 @@ class VaeTrainer:
             spread = torch.rand(len(latents), 1, 1, 1, generator=self.noise) * self.settings.noise
             spread[::2] = 0
             noisy = latents + spread * torch.randn(latents.shape, generator=self.noise)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            if self.last_step is not None:
+                noisy[1::2] = self.last_step(latents[1::2], captions[1::2], self.noise)
             if stage == "low":
                 answer, target = self.trunk(noisy), small
             else:
-                with torch.set_grad_enabled(stage == "full"):
+                with torch.set_grad_enabled(stage != "high"):
                     features = self.trunk.features(noisy)
                 answer, target = self.trunk.sharpen(features), full
         error = (answer - target).square().mean()

@@ -80,7 +80,7 @@ class Workspace:
     def vae(self) -> AutoencoderKL:
         """Load the VAE from its latest stage."""
         vae = new_vae()
-        for stage in ("encoder", "full", "high", "low"):
+        for stage in ("polish", "encoder", "full", "high", "low"):
             saved = load_checkpoint(self.vae_file(stage))
             if saved is not None:
                 vae.load_state_dict(saved["vae"])
