@@ -17,8 +17,9 @@ import numpy.typing as npt
 import skia
 from scipy import ndimage
 
-from tools.small_sdxl.drawing import PAINTERS, render, render_small
+from tools.small_sdxl.drawing import render, render_small
 from tools.small_sdxl.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SUBJECTS, Scene
+from tools.small_sdxl.subjects import PAINTERS
 
 Floats = npt.NDArray[np.float32]
 SIDE: Final = 64

@@ -10,7 +10,7 @@ pytest.importorskip("skia")
 np = pytest.importorskip("numpy")
 
 from tools.small_sdxl.captions import COLOUR_WORDS, POSITION_WORDS, SUBJECT_WORDS, describe  # noqa: E402
-from tools.small_sdxl.drawing import PAINTERS, render, render_small  # noqa: E402
+from tools.small_sdxl.drawing import render, render_small  # noqa: E402
 from tools.small_sdxl.scenes import (  # noqa: E402
     BACKGROUNDS,
     COLOURS,
@@ -24,6 +24,7 @@ from tools.small_sdxl.scenes import (  # noqa: E402
     is_held_out,
     random_scene,
 )
+from tools.small_sdxl.subjects import PAINTERS  # noqa: E402
 
 
 def test_every_subject_can_be_drawn_and_has_a_colour_of_its_own() -> None:
