@@ -39,4 +39,5 @@ class LastStep:
         sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(latents), dtype=torch.float32)
         said = {"text_embeds": pooled, "time_ids": sizes}
         velocity: Tensor = self.unet(noisy, t, encoder_hidden_states=states, added_cond_kwargs=said).sample
-        return signal * noisy - spread * velocity
+        answer: Tensor = signal * noisy - spread * velocity
+        return answer

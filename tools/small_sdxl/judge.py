@@ -88,15 +88,16 @@ def _background(small: Floats) -> str:
 
 
 def _mask(small: Floats, backdrop: Floats) -> npt.NDArray[np.bool_]:
+    """The figure: the largest solid part that differs from the background, with the thin parts joined to it."""
     apart = np.linalg.norm(small - backdrop, axis=2)
     for limit in (APART, APART / 2, APART / 4):
-        mask: npt.NDArray[np.bool_] = apart > limit
-        mask = ndimage.binary_opening(mask)
-        parts, count = ndimage.label(mask)
+        differs = apart > limit
+        parts, count = ndimage.label(ndimage.binary_opening(differs))
         if count:
-            sizes = ndimage.sum_labels(mask, parts, range(1, count + 1))
+            sizes = ndimage.sum_labels(differs, parts, range(1, count + 1))
             if sizes.max() >= 25:
-                return np.asarray(parts == 1 + int(np.argmax(sizes)))
+                solid = parts == 1 + int(np.argmax(sizes))
+                return np.asarray(ndimage.binary_propagation(solid, mask=differs))
     return np.ones((SIDE, SIDE), dtype=bool)
 
 
