@@ -26,11 +26,12 @@ from rich.progress import (
 from tools.small_sdxl.architecture import new_text_encoders, new_unet, new_vae
 from tools.small_sdxl.captions import describe
 from tools.small_sdxl.checkpoint import load_checkpoint, save_checkpoint
+from tools.small_sdxl.denoising import LastStep
 from tools.small_sdxl.drawing import render as render_scene
 from tools.small_sdxl.evaluation import GRID_PROMPTS, draw, evaluate, grid
 from tools.small_sdxl.export import export, load_pipeline
 from tools.small_sdxl.latents import fit_basis
-from tools.small_sdxl.recipe import TEXT_STEPS, UNET_STAGES, VAE_STAGES
+from tools.small_sdxl.recipe import POLISH, TEXT_STEPS, UNET_STAGES, VAE_STAGES
 from tools.small_sdxl.scenes import Mix, random_scene
 from tools.small_sdxl.text_training import warm_up
 from tools.small_sdxl.unet_training import UnetTrainer
@@ -58,6 +59,7 @@ class Part(StrEnum):
     TEXT = "text"
     VAE = "vae"
     UNET = "unet"
+    POLISH = "polish"
 
 
 def _progress() -> Progress:
@@ -116,23 +118,33 @@ def _train_text(workspace: Workspace) -> None:
     save_checkpoint({"one": one.state_dict(), "two": two.state_dict()}, workspace.text_file)
 
 
+def _train_vae_stage(workspace: Workspace, trainer: VaeTrainer, before: Path | None) -> Path:
+    """Train one stage, starting from the weights of the one before; a finished stage is left as it is."""
+    stage = trainer.settings.stage
+    path = workspace.vae_file(stage)
+    if before is not None and not path.exists():
+        trainer.restore_weights(load_checkpoint(before) or {})
+
+    def notes() -> Iterator[tuple[int, str]]:
+        for step, loss, decibels in trainer.run(path):
+            yield step, f"loss {loss:.4f}, {decibels:.1f} dB"
+
+    _follow(f"VAE, {stage}", trainer.settings.steps, notes())
+    trainer.finish(path)
+    return path
+
+
 def _train_vae(workspace: Workspace) -> None:
     torch.manual_seed(5)
-    vae = new_vae().to(memory_format=torch.channels_last)
-    before: Path | None = None
-    for name, settings in VAE_STAGES.items():
-        path = workspace.vae_file(name)
-        trainer = VaeTrainer(vae, workspace.basis(), settings)
-        if before is not None and not path.exists():
-            trainer.restore_weights(load_checkpoint(before) or {})
+    vae, before = new_vae(), None
+    for settings in VAE_STAGES.values():
+        before = _train_vae_stage(workspace, VaeTrainer(vae, workspace.basis(), settings), before)
 
-        def notes(trainer: VaeTrainer = trainer, path: Path = path) -> Iterator[tuple[int, str]]:
-            for step, loss, decibels in trainer.run(path):
-                yield step, f"loss {loss:.4f}, {decibels:.1f} dB"
 
-        _follow(f"VAE, {name}", settings.steps, notes())
-        trainer.finish(path)
-        before = path
+def _polish(workspace: Workspace) -> None:
+    last_step = LastStep(workspace.unet(), workspace.text_encoders(), workspace.tokenizer())
+    trainer = VaeTrainer(new_vae(), workspace.basis(), POLISH, last_step=last_step)
+    _train_vae_stage(workspace, trainer, workspace.vae_file("encoder"))
 
 
 def _train_unet(workspace: Workspace, compiled: bool, steps: int) -> None:
@@ -140,7 +152,8 @@ def _train_unet(workspace: Workspace, compiled: bool, steps: int) -> None:
     unet = new_unet().to(memory_format=torch.channels_last)
     text, tokenizer, basis = workspace.text_encoders(), workspace.tokenizer(), workspace.basis()
     for name, planned in UNET_STAGES.items():
-        settings = replace(planned, compile=compiled, steps=steps or planned.steps)
+        end = min(steps or planned.steps, planned.until or planned.steps)
+        settings = replace(planned, compile=compiled, until=end)
         trainer = UnetTrainer(unet, text, tokenizer, basis, settings)
 
         def notes(trainer: UnetTrainer = trainer) -> Iterator[tuple[int, str]]:
@@ -148,7 +161,7 @@ def _train_unet(workspace: Workspace, compiled: bool, steps: int) -> None:
                 bands = " ".join(f"t<{edge}:{loss:.3f}" for edge, loss in at.bands.items())
                 yield at.step, f"loss {at.loss:.3f} {bands} {at.pictures_per_second:.0f}/s"
 
-        _follow(f"UNet, {name}", settings.steps, notes())
+        _follow(f"UNet, {name}", end, notes())
 
 
 @app.command()
@@ -161,7 +174,7 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the UNet: slow to start, faster after.")
     ] = False,
-    steps: Annotated[int, typer.Option(help="Stop every stage of the UNet here; 0 follows the recipe.")] = 0,
+    steps: Annotated[int, typer.Option(help="Stop the UNet at this step; 0 follows the recipe.")] = 0,
 ) -> None:
     """Train from nothing, or go on from the checkpoints in the run's folder."""
     _set_threads(threads)
@@ -178,6 +191,8 @@ def train(
         _train_vae(workspace)
     if Part.UNET in wanted:
         _train_unet(workspace, compiled, steps)
+    if Part.POLISH in wanted:
+        _polish(workspace)
 
 
 @app.command("export")

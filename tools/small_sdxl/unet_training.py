@@ -37,10 +37,14 @@ EDGES = (0, 250, 500, 750, 999, 1000)
 
 @dataclass(frozen=True)
 class UnetSettings:
-    """How the UNet is trained; all of it may change when a run is resumed."""
+    """How the UNet is trained; all of it may change when a run is resumed.
+
+    The learning rate is planned over ``steps``; a stage of a longer plan stops at ``until``.
+    """
 
     batch: int = 64
     steps: int = 6000
+    until: int | None = None
     learning_rate: float = 1e-3
     warm_up: int = 30
     decay_from: float = 0.6
@@ -219,7 +223,8 @@ class UnetTrainer:
             self.restore(saved)
         last_save = time.monotonic()
         means: dict[int, float] = {}
-        while self.step < self.settings.steps:
+        end = self.settings.until or self.settings.steps
+        while self.step < end:
             start = time.monotonic()
             before = self.pictures
             t, losses = self.train_step()
@@ -230,7 +235,7 @@ class UnetTrainer:
                 if len(inside):
                     value = inside.mean().item()
                     means[upper] = value + 0.96 * (means.get(upper, value) - value)
-            if time.monotonic() - last_save > save_every or self.step == self.settings.steps:
+            if time.monotonic() - last_save > save_every or self.step == end:
                 save_checkpoint(self.state(), path)
                 last_save = time.monotonic()
             yield Progress(self.step, losses.mean().item(), dict(means), (self.pictures - before) / spent)
