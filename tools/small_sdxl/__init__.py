@@ -1,0 +1,1 @@
+"""The bundled small SDXL: its pictures, training, export and evaluation."""

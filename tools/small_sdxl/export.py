@@ -1,0 +1,128 @@
+"""Writes a run as a pipeline folder in the hub's layout: fp16 safetensors that diffusers loads as any SDXL.
+
+The text encoders are written as transformers 4 does (every key under ``text_model.``): version 5 reads that
+too, while version 4 would silently start afresh from what version 5 writes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tools.small_sdxl.architecture import (
+    SAMPLE_SIZE,
+    TEXT_ONE,
+    TEXT_TWO,
+    TOKENS,
+    VOCABULARY,
+    TextShape,
+    new_scheduler,
+)
+from tools.small_sdxl.vocabulary import save_tokenizer
+from tools.small_sdxl.workspace import Workspace
+
+FORMAT = {"format": "pt"}
+#: The oldest diffusers the folder is checked with; its version goes into the configurations.
+WRITTEN_FOR = "0.35.0"
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+
+
+def _halves(model: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    def key(name: str) -> str:
+        bare = name.startswith(("text_model.", "text_projection"))
+        return name if bare or not prefix else prefix + name
+
+    return {key(name): tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _text_config(shape: TextShape, architecture: str) -> dict[str, Any]:
+    return {
+        "architectures": [architecture],
+        "attention_dropout": 0.0,
+        "bos_token_id": VOCABULARY - 2,
+        "dropout": 0.0,
+        "eos_token_id": VOCABULARY - 1,
+        "hidden_act": "gelu",
+        "hidden_size": shape.width,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.width * 2,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": TOKENS,
+        "model_type": "clip_text_model",
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "pad_token_id": VOCABULARY - 1,
+        "projection_dim": shape.projection or shape.width,
+        "torch_dtype": "float16",
+        "vocab_size": VOCABULARY,
+    }
+
+
+def _diffusers_config(model: Any, name: str) -> dict[str, Any]:
+    kept = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    return {"_class_name": name, "_diffusers_version": WRITTEN_FOR, **json.loads(json.dumps(kept))}
+
+
+def export(workspace: Workspace, folder: Path) -> int:
+    """Write the pipeline.
+
+    Args:
+        workspace: The run to take weights from.
+        folder: Where to write; a README.md there is left alone.
+
+    Returns:
+        Bytes written.
+    """
+    one, two = workspace.text_encoders()
+    unet, vae = workspace.unet(), workspace.vae()
+    for name, model, shape, architecture in (
+        ("text_encoder", one, TEXT_ONE, "CLIPTextModel"),
+        ("text_encoder_2", two, TEXT_TWO, "CLIPTextModelWithProjection"),
+    ):
+        _write_json(folder / name / "config.json", _text_config(shape, architecture))
+        save_file(_halves(model, "text_model."), folder / name / "model.safetensors", FORMAT)
+    for name, module, class_name in (("unet", unet, "UNet2DConditionModel"), ("vae", vae, "AutoencoderKL")):
+        _write_json(folder / name / "config.json", _diffusers_config(module, class_name))
+        save_file(_halves(module), folder / name / "diffusion_pytorch_model.safetensors", FORMAT)
+    scheduler = _diffusers_config(new_scheduler(), "EulerDiscreteScheduler")
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    for name in ("tokenizer", "tokenizer_2"):
+        save_tokenizer(workspace.tokenizer(), folder / name)
+    _write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "StableDiffusionXLPipeline",
+            "_diffusers_version": WRITTEN_FOR,
+            "feature_extractor": [None, None],
+            "force_zeros_for_empty_prompt": True,
+            "image_encoder": [None, None],
+            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def load_pipeline(folder: Path) -> diffusers.StableDiffusionXLPipeline:
+    """The stock pipeline over an exported folder, in fp32 on the CPU."""
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    if pipeline.unet.config.sample_size != SAMPLE_SIZE:
+        raise ValueError(f"{folder} is no export of this model")
+    return pipeline.to(torch.float32)
