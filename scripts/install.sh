@@ -20,7 +20,7 @@ fail() {
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv" || fail "cannot make $venv; on Debian: apt-get install python3-venv"
 fi
-pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile"
+pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet"
 
 # A Neuron device needs its vendor's generation of torch, diffusers and transformers, which the lock is not made for;
 # pip must know the vendor's index (PIP_EXTRA_INDEX_URL).

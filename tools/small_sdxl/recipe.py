@@ -24,11 +24,11 @@ POLISH: Final = VaeSettings("polish", steps=150, batch=2, side=512, learning_rat
 #: ``steps`` is the count at which it ends. ``decay_from`` is relative to the end of the whole run.
 UNET_STAGES: Final[dict[str, UnetSettings]] = {
     "shapes, high t": UnetSettings(
-        batch=32, steps=2450, until=590, learning_rate=2e-3, last_step_share=0.4, mix=Mix(0.72, 0.02, 0.02)
+        batch=32, steps=2250, until=590, learning_rate=2e-3, last_step_share=0.4, mix=Mix(0.72, 0.02, 0.02)
     ),
     "shapes, every t": UnetSettings(
         batch=32,
-        steps=2450,
+        steps=2250,
         until=890,
         learning_rate=2e-3,
         last_step_share=0.25,
@@ -37,7 +37,7 @@ UNET_STAGES: Final[dict[str, UnetSettings]] = {
     ),
     "more subjects": UnetSettings(
         batch=32,
-        steps=2450,
+        steps=2250,
         until=1340,
         learning_rate=2e-3,
         last_step_share=0.25,
@@ -46,12 +46,12 @@ UNET_STAGES: Final[dict[str, UnetSettings]] = {
     ),
     "all subjects, other sizes": UnetSettings(
         batch=32,
-        steps=2450,
+        steps=2250,
         learning_rate=2e-3,
         decay_from=0.54,
         last_step_share=0.25,
         few_steps_share=0.25,
-        other_sizes=0.06,
+        other_sizes=0.05,
         mix=Mix(0.42, 0.10, 0.08),
     ),
 }
