@@ -66,7 +66,7 @@ class LocalService:
         Raises:
             ConfigurationError: The application cannot work as configured (the replica's own sentence).
         """
-        _environment_for_ray()
+        environment_for_ray()
         import ray
         from ray import serve
 
@@ -165,8 +165,8 @@ def _signal(process: psutil.Process, action: str) -> None:
         return  # it ended by itself in between
 
 
-def _environment_for_ray() -> None:
-    """Settings that Ray reads from the environment only; what the user set wins."""
+def environment_for_ray() -> None:
+    """Settings that Ray reads from the environment, once, when it is first imported; what the user set wins."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray's dashboard can run code: a token of this run's own guards it, and no file in the home folder is made.

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from serve_app.local_service import LocalService, environment_for_ray
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from tests.running_service import RunningService, free_port
+
+# Before any test module imports Ray, which reads this once.
+environment_for_ray()
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The application with two pools: the bundled model on two replicas, and the fake pipeline on one."""
-    # Imported here: unit tests need no Ray.
-    from serve_app.local_service import LocalService
-
     pictures = tmp_path_factory.mktemp("pictures")
     port = free_port()
     settings = Settings(
