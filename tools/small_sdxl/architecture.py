@@ -55,8 +55,6 @@ SCHEDULER: Final[dict[str, Any]] = {
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
-    # Read by DDIM alone, which would clip latents as if they were pixels.
-    "clip_sample": False,
     "steps_offset": 1,
 }
 

@@ -96,7 +96,8 @@ def export(workspace: Workspace, folder: Path) -> int:
         _write_json(folder / name / "config.json", _diffusers_config(module, class_name))
         save_file(_halves(module), folder / name / "diffusion_pytorch_model.safetensors", FORMAT)
     scheduler = _diffusers_config(new_scheduler(), "EulerDiscreteScheduler")
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    # For who draws with DDIM, which would otherwise clip latents as if they were pixels.
+    _write_json(folder / "scheduler" / "scheduler_config.json", {**scheduler, "clip_sample": False})
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(workspace.tokenizer(), folder / name)
     _write_json(
