@@ -20,6 +20,7 @@ VAE_STAGES: Final[dict[str, VaeSettings]] = {
 #: After the UNet: the decoder learns to mend what the UNet draws.
 POLISH: Final = VaeSettings("polish", steps=150, batch=2, side=512, learning_rate=5e-4, noise=0.08)
 
+#: The bundled weights had ``other_sizes`` 0.06, and 0.04 from step 1,860 on; 0.05 stands for both.
 #: Steps count on through the stages: each goes on from the checkpoint of the one before, and a stage's
 #: ``steps`` is the count at which it ends. ``decay_from`` is relative to the end of the whole run.
 UNET_STAGES: Final[dict[str, UnetSettings]] = {
