@@ -101,8 +101,10 @@ class FakeImageService:
         """The one pool's facts while it is ready."""
         return [self._facts] if self.is_ready else []
 
-    async def stream(self, draft: RequestDraft) -> AsyncGenerator[StepProgress | GenerationResult, None]:
-        """Draws; yields progress and, last, the result. Closing the iterator is recorded in `cancelled`.
+    async def stream(
+        self, draft: RequestDraft, *, progress: bool = False
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        """Draws; yields progress when asked for and, last, the result. Closing the iterator is recorded in `cancelled`.
 
         Raises:
             ImagineError: The draft does not fit the pool, or `failure`.
@@ -112,7 +114,8 @@ class FakeImageService:
         request = draft.for_pool(await self.facts(draft.pool, draft.model))
         try:
             for step in range(request.num_inference_steps):
-                yield StepProgress(request.request_id, 0, step, request.num_inference_steps)
+                if progress:
+                    yield StepProgress(request.request_id, 0, step, request.num_inference_steps)
                 await asyncio.sleep(self.delay_s)
             if self.failure is not None:
                 raise self.failure

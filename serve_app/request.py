@@ -80,6 +80,7 @@ class GenerationRequest:
         output: Encoding.
         priority: Scheduling class.
         deadline: Unix time in seconds by which it must be finished, or None.
+        preview_every: Steps between two previews, where the pool's capabilities have them; 0 for none.
     """
 
     request_id: str
@@ -95,6 +96,7 @@ class GenerationRequest:
     output: OutputOptions = OutputOptions()
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
+    preview_every: int = 0
 
     @property
     def guided(self) -> bool:
@@ -131,6 +133,7 @@ class RequestDraft:
     output: OutputOptions = OutputOptions()
     priority: Priority = Priority.INTERACTIVE
     deadline: float | None = None
+    preview_every: int = 0
     request_id: str = field(default_factory=new_request_id)
     pool: str | None = None
     model: str | None = None
@@ -169,6 +172,7 @@ class RequestDraft:
             output=self.output,
             priority=self.priority,
             deadline=self.deadline,
+            preview_every=self.preview_every,
         )
         problem = capabilities.problem(
             height=height,

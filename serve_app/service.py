@@ -37,8 +37,14 @@ class ImageService(Protocol):
         """Facts of every pool that answers now."""
         ...
 
-    def stream(self, draft: RequestDraft) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+    def stream(
+        self, draft: RequestDraft, *, progress: bool = False
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         """Draws; yields progress and, last, the result. Closing the iterator cancels the drawing.
+
+        Args:
+            draft: What to draw.
+            progress: Whether to yield a `StepProgress` for every place in the queue and every step.
 
         Raises:
             ImagineError: Any of the domain errors.

@@ -43,7 +43,6 @@ class Engine:
         max_rows: Most rows of one step; the pipeline's own limit wins where it is lower.
         max_queued_images: Most pictures that wait.
         max_queue_s: Most predicted seconds of accepted work, or None for no such limit.
-        preview_every: Steps between two previews, where the pipeline has cheap ones; 0 for none.
         clock: Monotonic seconds.
         wall_clock: Unix time in seconds, for deadlines.
     """
@@ -55,7 +54,6 @@ class Engine:
         max_rows: int = 8,
         max_queued_images: int = 64,
         max_queue_s: float | None = None,
-        preview_every: int = 0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -64,7 +62,6 @@ class Engine:
         self._scheduler = Scheduler(rows, max_queued_images, max_rows_in_flight=4 * rows)
         self._times = StepTimes()
         self._max_queue_s = max_queue_s
-        self._preview_every = preview_every if pipeline.capabilities.previews else 0
         self._clock, self._wall_clock = clock, wall_clock
         # Guards the scheduler, the times and the counters; never held while the pipeline or a listener runs.
         self._lock = threading.Condition()
@@ -287,7 +284,8 @@ class Engine:
     def _on_step(self, picture: Picture) -> None:
         state = picture.state
         assert state is not None
-        wanted = self._preview_every and not state.finished and state.step % self._preview_every == 0
+        every = picture.request.preview_every if self.pipeline.capabilities.previews else 0
+        wanted = every and not state.finished and state.step % every == 0
         preview: Pixels | None = self.pipeline.preview(state) if wanted else None
         picture.listener.on_progress(picture.progress(), preview)
 

@@ -88,6 +88,7 @@ def ask(
     seed: int = 1,
     priority: Priority = Priority.INTERACTIVE,
     deadline: float | None = None,
+    preview_every: int = 0,
 ) -> GenerationRequest:
     return GenerationRequest(
         request_id=name,
@@ -101,6 +102,7 @@ def ask(
         num_images=images,
         priority=priority,
         deadline=deadline,
+        preview_every=preview_every,
     )
 
 
@@ -111,7 +113,6 @@ def make(
     max_rows: int = 8,
     max_queued_images: int = 64,
     memory_rows: int | None = None,
-    preview_every: int = 0,
     max_queue_s: float | None = None,
 ) -> tuple[Engine, FakePipeline, ManualClock]:
     clock = ManualClock()
@@ -122,7 +123,6 @@ def make(
         pipeline,
         max_rows=max_rows,
         max_queued_images=max_queued_images,
-        preview_every=preview_every,
         max_queue_s=max_queue_s,
         clock=clock,
         wall_clock=clock,
@@ -393,8 +393,8 @@ def test_queue_positions_are_told() -> None:
 
 
 def test_previews_every_so_many_steps() -> None:
-    engine, _, _ = make(preview_every=2)
-    recorder = put(engine, ask(steps=6))
+    engine, _, _ = make()
+    recorder = put(engine, ask(steps=6, preview_every=2))
     run(engine)
     assert len(recorder.previews) == 2, "steps 2 and 4; the last one is followed by the picture itself"
 
