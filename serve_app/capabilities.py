@@ -21,6 +21,8 @@ class Capabilities:
         previews: Whether `StepPipeline.preview` is cheap enough to be called between steps.
         scheduler_names: Noise schedulers that may be named in a request.
         max_num_inference_steps: Most steps of one picture.
+        concurrent_decodes: Threads that may call `StepPipeline.decode` while another denoises; 0 where decoding beside
+            the denoising gains nothing, and all is done in turn.
     """
 
     max_rows: int
@@ -34,6 +36,7 @@ class Capabilities:
     previews: bool = False
     scheduler_names: tuple[str, ...] = ()
     max_num_inference_steps: int = 150
+    concurrent_decodes: int = 0
 
     def problem(
         self, *, height: int, width: int, num_inference_steps: int, guided: bool, scheduler_name: str | None

@@ -93,7 +93,12 @@ class Replica:
             defaults=pipeline.defaults,
             capabilities=pipeline.capabilities,
         )
-        self._engine = Engine(pipeline, max_rows=pool.max_rows, max_queued_images=pool.max_queued_images)
+        self._engine = Engine(
+            pipeline,
+            max_rows=pool.max_rows,
+            max_queued_images=pool.max_queued_images,
+            max_queue_s=pool.max_queue_s,
+        )
         self._encoders = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encode")
         self._engine.start()
         try:

@@ -43,6 +43,9 @@ class PoolSettings(BaseModel):
         default_size: Default (width, height) in pixels; None reads it from the model.
         max_rows: Most rows of one denoising step.
         max_queued_images: Pictures that may wait in one replica before it refuses.
+        max_queue_s: Predicted seconds of accepted work above which a replica refuses.
+        exact_batches: Fill every step up to ``max_rows`` rows, so that pictures are bit-equal whatever else is drawn.
+            A lone picture then costs a full step; ``docs/measurements.md`` says how much.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
     """
@@ -66,6 +69,8 @@ class PoolSettings(BaseModel):
     default_size: tuple[int, int] | None = None
     max_rows: Annotated[int, Field(ge=2, le=256)] = 8
     max_queued_images: Annotated[int, Field(ge=1)] = 64
+    max_queue_s: Annotated[float, Field(gt=0)] = 600.0
+    exact_batches: bool = False
     max_pixels: Annotated[int, Field(ge=64 * 64)] = 2048 * 2048
     warmup: bool = True
 

@@ -1,4 +1,4 @@
-"""`Engine`: draws pictures one denoising step at a time, on one thread.
+"""`Engine`: draws pictures one denoising step at a time, on one thread; where the device gains from it, others decode.
 
 The life of a picture is `Engine.tick`: accepted by `submit`, prepared when there is room, one step per batch
 it is chosen for, decoded after its last step, its end told to its listener. It may leave between any two.
@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from serve_app.engine.admission import backlog_s, refuse_unless_possible
@@ -30,6 +31,9 @@ from serve_app.request import GenerationRequest, Pixels
 
 log = logging.getLogger(__name__)
 
+MAX_DECODE_ATTEMPTS = 3
+"""Decodes of one picture that may run out of memory: what the others hold is often free a moment later."""
+
 _PREPARE_BUDGET_S = (
     0.02  # per tick, beyond the first picture: so that preparing never stalls a batch for long
 )
@@ -39,7 +43,7 @@ class Engine:
     """Step-level continuous batching over a `StepPipeline`.
 
     Args:
-        pipeline: Driven from the engine's thread only.
+        pipeline: Driven from the engine's thread, but for the decodes that its capabilities let run beside.
         max_rows: Most rows of one step; the pipeline's own limit wins where it is lower.
         max_queued_images: Most pictures that wait.
         max_queue_s: Most predicted seconds of accepted work, or None for no such limit.
@@ -66,7 +70,14 @@ class Engine:
         # Guards the scheduler, the times and the counters; never held while the pipeline or a listener runs.
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._decode_slots = pipeline.capabilities.concurrent_decodes
+        self._decoders = (
+            ThreadPoolExecutor(self._decode_slots, thread_name_prefix="engine-decode")
+            if self._decode_slots
+            else None
+        )
         self._stopping = False
+        self._abandoned = False  # somebody cancelled since the last tick
         self._concerned: Sequence[Picture] = ()  # whom an unexpected error of this tick fails
         self._last_progress = clock()
         self._last_step = (0, 0.0)  # rows, seconds
@@ -93,6 +104,8 @@ class Engine:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+        if self._decoders is not None:
+            self._decoders.shutdown(wait=False, cancel_futures=True)
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
@@ -159,6 +172,7 @@ class Engine:
         with self._lock:
             for picture in pictures:
                 picture.cancelled = True
+            self._abandoned = True
             self._lock.notify_all()
 
     # --- the engine's thread ---
@@ -166,7 +180,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not self._stopping and not self._scheduler.has_work():
+                while not self._stopping and not self._can_go_on():
                     self._lock.wait()
                 if self._stopping:
                     break
@@ -184,20 +198,26 @@ class Engine:
         for picture in left:
             self._fail(picture, PoolUnavailable("this replica is shutting down"))
 
+    def _can_go_on(self) -> bool:
+        """Whether a tick would do anything: not while all that is left is being decoded."""
+        free = self._decode_slots == 0 or self._decode_slots > self._scheduler.decoding
+        return self._abandoned or self._scheduler.has_steps() or (self._scheduler.undecoded > 0 and free)
+
     def tick(self) -> None:
         """One turn: drop, admit, step, decode. Only on the engine's thread (or, unstarted, in a test)."""
         self._concerned = ()
         self._drop_abandoned()
         self._admit()
         with self._lock:
-            batch = self._scheduler.next_batch(self._times.step_s)
+            batch = self._scheduler.next_batch(self._times.hoped_step_s)
         if batch:
             self._step(batch)
-        self._decode_one()
+        self._start_decodes()
 
     def _drop_abandoned(self) -> None:
         now = self._wall_clock()
         with self._lock:
+            self._abandoned = False
             pictures = list(self._scheduler.pictures())
         for picture in pictures:
             if picture.cancelled:
@@ -271,6 +291,7 @@ class Engine:
         with self._lock:
             self._times.record_step(batch[0].shape, rows, ended - began)
             self._last_step = (rows, ended - began)
+            self._scheduler.went_well(states[0].batch_key)
             self._steps_done += 1
             self._last_progress = ended
             for picture, state in zip(batch, states, strict=True):
@@ -289,24 +310,57 @@ class Engine:
         preview: Pixels | None = self.pipeline.preview(state) if wanted else None
         picture.listener.on_progress(picture.progress(), preview)
 
-    def _decode_one(self) -> None:
-        """At most one per tick, so that decoding never stalls the others for longer than that."""
+    def _start_decodes(self) -> None:
+        """At most one here, so that decoding never stalls the others for longer; or as many beside as may be."""
+        while True:
+            with self._lock:
+                if self._decoders is not None and self._scheduler.decoding >= self._decode_slots:
+                    return
+                picture = self._scheduler.next_to_decode()
+            if picture is None:
+                return
+            if self._decoders is None:
+                self._concerned = (picture,)
+                self._decode(picture)
+                return
+            try:
+                self._decoders.submit(self._decode_beside, picture)
+            except RuntimeError:  # stopping: whoever stops ends the pictures that are left
+                return
+
+    def _decode_beside(self, picture: Picture) -> None:
+        try:
+            self._decode(picture)
+        except Exception as error:  # as in _run: it ends this picture only
+            log.exception("unexpected error in a decoder")
+            self._fail(picture, GenerationFailed(f"unexpected {type(error).__name__} in the engine"))
         with self._lock:
-            picture = self._scheduler.next_to_decode()
-        if picture is None or picture.state is None or picture.cancelled:
+            self._lock.notify_all()  # a slot is free
+
+    def _decode(self, picture: Picture) -> None:
+        """On the engine's thread or on a decoder's; the picture may be cancelled or too late meanwhile."""
+        state = picture.state
+        if state is None or picture.cancelled or picture.ended:
             return
-        self._concerned = (picture,)
         began = self._clock()
         try:
-            pixels = self.pipeline.decode(picture.state)
+            pixels = self.pipeline.decode(state)
         except Exception as error:  # noqa: BLE001 - as in _prepare
-            self._fail(picture, self._failure(error, "decoding"))
+            picture.decode_attempts += 1
+            if self.pipeline.is_out_of_memory(error) and picture.decode_attempts < MAX_DECODE_ATTEMPTS:
+                log.warning("out of memory while decoding %s: once more later", picture.shape)
+                with self._lock:
+                    self._scheduler.decode_later(picture)
+            else:
+                self._fail(picture, self._failure(error, "decoding"))
             return
         ended = self._clock()
         with self._lock:
+            self._last_progress = ended
+            if picture.ended:
+                return
             self._times.record_decode(picture.shape, ended - began)
             self._done += 1
-            self._last_progress = ended
             picture.ended = True
             self._scheduler.remove(picture)
         self._tell(

@@ -23,6 +23,8 @@ class Picture:
     cancelled: bool = False  # any thread, under the engine's lock, or by a listener that raised
     state: ImageState | None = None  # the engine, once prepared
     passed_over: int = 0  # the scheduler: steps given to others since its own last one
+    held_s: float = 0.0  # the scheduler: predicted seconds of all steps given to others while it was ready
+    decode_attempts: int = 0  # the engine: decodes that found no memory
     ended: bool = False  # the engine: its listener heard the end
     told_position: int | None = None  # the engine: last queue position its listener heard
     prepare_s: float = 0.0  # the engine

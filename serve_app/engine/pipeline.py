@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class StepPipeline(Protocol):
     """A loaded model on a device, driven one denoising step at a time from one thread.
 
-    Every method runs on the engine's thread. A pipeline keeps no state about pictures: all of it is in
+    Every method runs on the engine's thread, but for `decode` where `Capabilities.concurrent_decodes` allows others. A
+    pipeline keeps no state about pictures: all of it is in
     `ImageState`, whose opaque fields only the pipeline reads and writes.
     """
 
@@ -49,8 +50,8 @@ class StepPipeline(Protocol):
         """
         ...
 
-    def preview(self, state: ImageState) -> Pixels:
-        """A small, cheap picture of where `state` stands."""
+    def preview(self, state: ImageState) -> Pixels | None:
+        """A small, cheap picture of what `state` will become, or None while there is no way to tell."""
         ...
 
     def decode(self, state: ImageState) -> Pixels:

@@ -2,9 +2,12 @@
 
 The rules:
 
-- Interactive pictures go before batch ones, between any two steps. A picture that was passed over too often
+- Interactive pictures go before batch ones, between any two steps. A batch picture that was passed over too often
   goes first once, so nobody starves.
-- Within a class the picture with the fewest steps left goes first: a short one never waits for a long one.
+- Within a class the picture with the fewest steps left leads, so a short one never waits for a long one. One that
+  was held up for half of the time it takes alone is owed: it goes before all that came after it.
+- Others join the leader's step while the time they add to it is less than the time they save (`_joins`). A device
+  that one row fills so draws one picture after another, one that rows share cheaply draws all at once.
 - Shapes (batch keys) take turns by deficit round robin, their cost being the predicted seconds of their step:
   each gets the same share of the device's time, however unequal their steps are.
 """
@@ -13,32 +16,38 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from serve_app.engine.picture import Picture, Shape
 from serve_app.engine.state import BatchKey
 
-INTERACTIVE_PATIENCE = 16
-"""Steps an interactive picture is passed over before it goes first."""
-
 BATCH_PATIENCE = 64
-"""The same for a batch-priority picture: its share under unbroken interactive load is one step in 65."""
+"""Steps a batch-priority picture is passed over before it goes first: its share under unbroken interactive load is
+one step in 65."""
+
+OWED_AFTER = 0.5
+"""Share of the time a picture takes alone for which shorter ones may hold it up. More favours short pictures, less
+the slowest percentile: 0.5 lost 3 % of the load that first come first served carries at equal p99, and answered a
+10-step picture a quarter sooner (simulated with measured step times, mixed 10/20/50 steps)."""
+
+CHEAP_STRETCH = 1.25
+"""Joining is free of further questions while the leader's step becomes at most so many times as long."""
 
 _MAX_ROW_LIMITS = 256
+_STEPS_BEFORE_RAISING = 200  # at a limit that running out of memory set, before one more row is tried
+
+Cost = Callable[[Shape, int], float]
+"""Predicted seconds of a step of (shape, rows)."""
 
 
 def _overdue(picture: Picture) -> bool:
-    return picture.passed_over >= (INTERACTIVE_PATIENCE if picture.interactive else BATCH_PATIENCE)
+    return not picture.interactive and picture.passed_over >= BATCH_PATIENCE
 
 
-def _order(picture: Picture) -> tuple[bool, bool, int, float, int]:
-    """Sort key: who gets rows first."""
-    return (
-        not _overdue(picture),
-        not picture.interactive,
-        picture.remaining_steps,
-        picture.accepted_at,
-        picture.index,
-    )
+@dataclass(slots=True)
+class _RowLimit:
+    rows: int
+    good_steps: int = 0  # since it was set
 
 
 class Scheduler:
@@ -58,7 +67,8 @@ class Scheduler:
         self._waiting: tuple[deque[Picture], deque[Picture]] = (deque(), deque())  # interactive, batch
         self._running: list[Picture] = []  # prepared, with steps to do
         self._undecoded: deque[Picture] = deque()  # all steps done
-        self._row_limits: OrderedDict[BatchKey, int] = OrderedDict()
+        self._decoding: list[Picture] = []  # taken by `next_to_decode`
+        self._row_limits: OrderedDict[BatchKey, _RowLimit] = OrderedDict()
         self._turns: deque[BatchKey] = deque()  # deficit round robin: whose turn it is, then who follows
         self._deficits: dict[BatchKey, float] = {}  # seconds a shape may still use in its turn
 
@@ -86,6 +96,7 @@ class Scheduler:
         """Prepared pictures that are not finished."""
         yield from self._running
         yield from self._undecoded
+        yield from self._decoding
 
     def pictures(self) -> Iterator[Picture]:
         """All pictures."""
@@ -94,7 +105,21 @@ class Scheduler:
 
     def has_work(self) -> bool:
         """Whether there is any picture."""
-        return bool(self._waiting[0] or self._waiting[1] or self._running or self._undecoded)
+        return self.has_steps() or bool(self._undecoded or self._decoding)
+
+    def has_steps(self) -> bool:
+        """Whether any picture still needs the engine's own thread."""
+        return bool(self._waiting[0] or self._waiting[1] or self._running)
+
+    @property
+    def decoding(self) -> int:
+        """Pictures being decoded."""
+        return len(self._decoding)
+
+    @property
+    def undecoded(self) -> int:
+        """Pictures that wait for their decode."""
+        return len(self._undecoded)
 
     def add(self, picture: Picture) -> None:
         """Puts a picture in the queue; `places` is the caller's check."""
@@ -102,7 +127,12 @@ class Scheduler:
 
     def remove(self, picture: Picture) -> None:
         """Forgets a picture, wherever it is; unknown ones too."""
-        places: tuple[deque[Picture] | list[Picture], ...] = (*self._waiting, self._running, self._undecoded)
+        places: tuple[deque[Picture] | list[Picture], ...] = (
+            *self._waiting,
+            self._running,
+            self._undecoded,
+            self._decoding,
+        )
         for pictures in places:
             if picture in pictures:
                 pictures.remove(picture)
@@ -128,14 +158,10 @@ class Scheduler:
         assert picture.state is not None
         (self._undecoded if picture.state.finished else self._running).append(picture)
 
-    def next_batch(self, cost: Callable[[Shape, int], float]) -> list[Picture]:
-        """The pictures of the next step, all of one batch key; empty when none is running.
-
-        Args:
-            cost: Predicted seconds of a step of (shape, rows).
-        """
+    def next_batch(self, cost: Cost) -> list[Picture]:
+        """The pictures of the next step, all of one batch key; empty when none is running."""
         by_key: dict[BatchKey, list[Picture]] = {}
-        for picture in sorted(self._running, key=_order):
+        for picture in sorted(self._running, key=lambda picture: _order(picture, cost)):
             assert picture.state is not None
             by_key.setdefault(picture.state.batch_key, []).append(picture)
         if not by_key:
@@ -144,13 +170,37 @@ class Scheduler:
             return []
         # Each list is in order of urgency, so its first picture speaks for the shape.
         urgent = {key for key, rest in by_key.items() if rest[0].interactive or _overdue(rest[0])}
-        batches = {key: self.fitting(by_key[key]) for key in urgent or by_key}
-        costs = {key: cost(batch[0].shape, sum(p.rows for p in batch)) for key, batch in batches.items()}
-        batch = batches[self._whose_turn(set(by_key), costs)]
+        batches = {key: self._joined(by_key[key], cost) for key in urgent or by_key}
+        costs = {key: cost(batch[0].shape, _rows(batch)) for key, batch in batches.items()}
+        key = self._whose_turn(set(by_key), costs)
+        chosen = set(map(id, batches[key]))
         for picture in self._running:
-            picture.passed_over += 1
-        for picture in batch:
-            picture.passed_over = 0
+            if id(picture) in chosen:
+                picture.passed_over = 0
+            else:
+                picture.passed_over += 1
+                picture.held_s += costs[key]
+        return batches[key]
+
+    def _joined(self, pictures: list[Picture], cost: Cost) -> list[Picture]:
+        """The leader's batch: the first of `pictures` (one batch key) and whoever joins it."""
+        everyone = sum(1 for _ in self.pictures())
+        limit = self._row_limit(pictures[0])
+        batch, rows = [pictures[0]], pictures[0].rows
+        step_s = leader_s = cost(pictures[0].shape, rows)
+        for picture in pictures[1:]:
+            if rows + picture.rows > limit:
+                continue
+            with_it_s = cost(picture.shape, rows + picture.rows)
+            if with_it_s <= CHEAP_STRETCH * leader_s or _joins(
+                adds_s=with_it_s - step_s,
+                alone_s=cost(picture.shape, picture.rows),
+                inside=len(batch),
+                outside=everyone - len(batch),
+            ):
+                batch.append(picture)
+                rows += picture.rows
+                step_s = with_it_s
         return batch
 
     def _whose_turn(self, present: set[BatchKey], costs: dict[BatchKey, float]) -> BatchKey:
@@ -170,8 +220,7 @@ class Scheduler:
 
     def fitting(self, pictures: list[Picture]) -> list[Picture]:
         """The first of `pictures` (one batch key) and those after it that fit into the rows."""
-        assert pictures[0].state is not None
-        limit = self._row_limits.get(pictures[0].state.batch_key, self.max_rows)
+        limit = self._row_limit(pictures[0])
         batch, rows = [pictures[0]], pictures[0].rows
         for picture in pictures[1:]:
             if rows + picture.rows <= limit:
@@ -179,12 +228,28 @@ class Scheduler:
                 rows += picture.rows
         return batch
 
+    def _row_limit(self, picture: Picture) -> int:
+        assert picture.state is not None
+        limit = self._row_limits.get(picture.state.batch_key)
+        return self.max_rows if limit is None else limit.rows
+
     def limit_rows(self, key: BatchKey, rows: int) -> None:
-        """From now on at most `rows` rows of `key` in a step (but always at least one picture)."""
-        self._row_limits[key] = max(1, rows)
+        """At most `rows` rows of `key` in a step (but always at least one picture), until many went well."""
+        self._row_limits[key] = _RowLimit(max(1, rows))
         self._row_limits.move_to_end(key)
         if len(self._row_limits) > _MAX_ROW_LIMITS:
             self._row_limits.popitem(last=False)
+
+    def went_well(self, key: BatchKey) -> None:
+        """A step of `key` had memory enough; after many the limit rises by a row, as what was short may be free."""
+        limit = self._row_limits.get(key)
+        if limit is None:
+            return
+        limit.good_steps += 1
+        if limit.good_steps >= _STEPS_BEFORE_RAISING:
+            limit.rows, limit.good_steps = limit.rows + 1, 0
+            if limit.rows >= self.max_rows:
+                del self._row_limits[key]
 
     def stepped(self, picture: Picture) -> None:
         """A step of `picture` was done and counted; with its last one it waits for its decode."""
@@ -194,5 +259,43 @@ class Scheduler:
             self._undecoded.append(picture)
 
     def next_to_decode(self) -> Picture | None:
-        """The picture to decode next; interactive ones first. It stays in flight until removed."""
-        return min(self._undecoded, key=lambda picture: not picture.interactive, default=None)
+        """Takes the picture to decode next; interactive ones first. It stays in flight until removed."""
+        if not self._undecoded:
+            return None
+        picture = min(self._undecoded, key=lambda picture: not picture.interactive)
+        self._undecoded.remove(picture)
+        self._decoding.append(picture)
+        return picture
+
+    def decode_later(self, picture: Picture) -> None:
+        """Puts a picture back whose decode found no memory."""
+        if picture in self._decoding:
+            self._decoding.remove(picture)
+            self._undecoded.append(picture)
+
+
+def _rows(batch: list[Picture]) -> int:
+    return sum(picture.rows for picture in batch)
+
+
+def _order(picture: Picture, cost: Cost) -> tuple[bool, bool, bool, float, float, int]:
+    """Sort key: who leads. Those owed keep the order of their arrival."""
+    alone_s = picture.request.num_inference_steps * cost(picture.shape, picture.rows)
+    owed = picture.held_s >= OWED_AFTER * alone_s
+    return (
+        not _overdue(picture),
+        not picture.interactive,
+        not owed,
+        picture.accepted_at if owed else picture.remaining_steps,
+        picture.accepted_at,
+        picture.index,
+    )
+
+
+def _joins(*, adds_s: float, alone_s: float, inside: int, outside: int) -> bool:
+    """Whether one more picture in the step shortens the mean time of all.
+
+    Inside, everyone waits `adds_s` longer. Outside (itself included), everyone waits for work that became shorter
+    by what its own step would have taken, less what it adds here.
+    """
+    return adds_s * inside <= (alone_s - adds_s) * outside

@@ -9,6 +9,7 @@ from statistics import median
 from serve_app.engine.picture import Picture, Shape
 
 _SAMPLES = 15  # a median over these forgets a slow first step (compilation, cold caches) soon enough
+_FORGOTTEN_AFTER = 1000  # steps of a shape: a row count avoided since one slow moment gets another chance
 _MAX_SHAPES = 256  # clients choose shapes, so the memory of them is bounded
 _UNMEASURED_S_PER_PIXEL_ROW = 1e-9  # only orders shapes by cost before the first measurement
 
@@ -19,10 +20,12 @@ class _Durations:
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
         self.median_s = 0.0
+        self.last_at = 0  # steps recorded when the latest was added
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, at: int = 0) -> None:
         self._samples.append(seconds)
         self.median_s = median(self._samples)
+        self.last_at = at
 
 
 class StepTimes:
@@ -31,6 +34,7 @@ class StepTimes:
     def __init__(self) -> None:
         self._steps: OrderedDict[Shape, dict[int, _Durations]] = OrderedDict()
         self._decodes: OrderedDict[Shape, _Durations] = OrderedDict()
+        self._recorded = 0
 
     @property
     def measured(self) -> bool:
@@ -39,7 +43,11 @@ class StepTimes:
 
     def record_step(self, shape: Shape, rows: int, seconds: float) -> None:
         """Learns from one step of `rows` rows."""
-        self._steps.setdefault(shape, {}).setdefault(rows, _Durations()).add(seconds)
+        self._recorded += 1
+        by_rows = self._steps.setdefault(shape, {})
+        by_rows.setdefault(rows, _Durations()).add(seconds, self._recorded)
+        for old in [n for n, known in by_rows.items() if self._recorded - known.last_at > _FORGOTTEN_AFTER]:
+            del by_rows[old]
         self._steps.move_to_end(shape)
         if len(self._steps) > _MAX_SHAPES:
             self._steps.popitem(last=False)
@@ -61,6 +69,21 @@ class StepTimes:
         scale = 1.0 if shape in self._steps else (shape[0] * shape[1]) / (near[0] * near[1])
         # Fewer rows than measured may cost as much as those did; more rows cost at most in proportion.
         return by_rows[known_rows].median_s * scale * max(1.0, rows / known_rows)
+
+    def hoped_step_s(self, shape: Shape, rows: int) -> float:
+        """Like `step_s`, but more rows than ever measured are taken to cost nothing more, so that they are tried.
+
+        Between two measured row counts it is their straight line.
+        """
+        by_rows = self._steps.get(shape)
+        if not by_rows:
+            return self.step_s(shape, 1)
+        if rows <= min(by_rows):
+            return self.step_s(shape, rows)
+        below = max(known for known in by_rows if known <= rows)
+        above = min((known for known in by_rows if known >= rows), default=below)
+        low_s, high_s = by_rows[below].median_s, by_rows[above].median_s
+        return low_s if above == below else low_s + (high_s - low_s) * (rows - below) / (above - below)
 
     def decode_s(self, shape: Shape) -> float:
         """Seconds of one decode; 0 before the first measurement."""

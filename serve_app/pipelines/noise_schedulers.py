@@ -34,12 +34,14 @@ class Schedule:
         timesteps: 1-d tensor on the CPU, one per step.
         generator: This picture's own source of noise, on the CPU.
         step_kwargs: What its ``step`` takes beside the tensors.
+        denoised: What the last step took the finished latents for, where the scheduler says so; for previews.
     """
 
     scheduler: Any
     timesteps: torch.Tensor
     generator: torch.Generator
     step_kwargs: dict[str, Any]
+    denoised: torch.Tensor | None = None
 
     def scaled(self, latents: torch.Tensor, step: int) -> torch.Tensor:
         """`latents` as the UNet wants them at `step`."""
@@ -50,6 +52,9 @@ class Schedule:
         """The next latents; the scheduler and the generator move on."""
         timestep = self.timesteps[step]
         result = self.scheduler.step(noise, timestep, latents, **self.step_kwargs, return_dict=False)
+        # Single-step schedulers answer their estimate beside the latents, multistep ones keep it.
+        estimates = getattr(self.scheduler, "model_outputs", None)
+        self.denoised = result[1] if len(result) > 1 else estimates[-1] if estimates else None
         next_latents: torch.Tensor = result[0]
         return next_latents
 

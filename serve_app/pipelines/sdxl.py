@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from serve_app.capabilities import Capabilities, ModelDefaults
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationFailed
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
+from serve_app.pipelines.preview import LinearPreview
 from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
+from serve_app.pipelines.shared_cores import SharedCores
 from serve_app.request import GenerationRequest, Pixels
 
 
@@ -46,6 +49,9 @@ class SdxlPipeline:
         defaults: What requests get that leave something open.
         max_rows: Most rows of one step.
         max_pixels: Most pixels of one picture.
+        exact_batches: Fill every step up to `max_rows` rows: a picture is then bit-equal whatever else is drawn.
+        cores: The cores a CPU shares between denoising and decodes beside it.
+        concurrent_decodes: See `Capabilities`.
     """
 
     def __init__(
@@ -56,7 +62,11 @@ class SdxlPipeline:
         defaults: ModelDefaults,
         max_rows: int,
         max_pixels: int,
+        exact_batches: bool = False,
+        cores: SharedCores | None = None,
+        concurrent_decodes: int = 0,
     ) -> None:
+        self._cores = cores
         self._unet, self._vae, self._device = stock.unet, stock.vae, device
         self._scale = int(stock.vae_scale_factor)
         self._guidance_channels: int | None = stock.unet.config.time_cond_proj_dim
@@ -81,7 +91,14 @@ class SdxlPipeline:
             max_side=4096,
             max_pixels=max_pixels,
             scheduler_names=self._schedulers.names,
+            previews=True,
+            fixed_rows=(max_rows,) if exact_batches else (),
+            concurrent_decodes=concurrent_decodes,
         )
+        self._preview = LinearPreview(self._unet.config.in_channels, self._scale)
+
+    def _part_of_cores(self) -> AbstractContextManager[None]:
+        return self._cores.part() if self._cores is not None else nullcontext()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -108,6 +125,10 @@ class SdxlPipeline:
         Raises:
             UnsupportedRequest: The noise scheduler cannot make that many steps.
         """
+        with self._part_of_cores():
+            return self._prepare(request, index)
+
+    def _prepare(self, request: GenerationRequest, index: int) -> ImageState:
         schedule = self._schedulers.schedule(
             request.scheduler_name, request.num_inference_steps, request.image_seed(index)
         )
@@ -146,6 +167,12 @@ class SdxlPipeline:
     @torch.inference_mode()
     def denoise_step(self, batch: Sequence[ImageState]) -> None:
         """Gathers the rows, calls the UNet once, scatters: guidance and the scheduler's step per picture."""
+        with self._part_of_cores():
+            noise = self._predict(batch)
+        self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
+
+    def _predict(self, batch: Sequence[ImageState]) -> torch.Tensor:
+        """(rows, channels, height, width) float32: what the UNet says of every row of `batch`."""
         parts = [_conditioning(state) for state in batch]
         samples, timesteps = [], []
         for state in batch:
@@ -154,6 +181,16 @@ class SdxlPipeline:
             samples += [sample] * state.rows
             timesteps += [float(schedule.timesteps[state.step])] * state.rows
         guidance = [part.guidance_embedding for part in parts if part.guidance_embedding is not None]
+        rows = len(samples)
+        filling = next((fixed for fixed in self._capabilities.fixed_rows if fixed >= rows), rows) - rows
+        if filling:  # with copies of the first row, whose answers are thrown away
+            samples += samples[:1] * filling
+            timesteps += timesteps[:1] * filling
+            first = parts[0]
+            parts += [
+                Conditioning(first.tokens[:1], first.pooled[:1], first.time_ids[:1], first.guidance_embedding)
+            ] * filling
+            guidance += guidance[:1] * filling
         noise: torch.Tensor = self._unet(
             _cat(samples),
             torch.tensor(timesteps, dtype=torch.float32, device=self._device),
@@ -164,8 +201,8 @@ class SdxlPipeline:
                 "time_ids": _cat([part.time_ids for part in parts]),
             },
             return_dict=False,
-        )[0].float()
-        self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
+        )[0]
+        return noise[:rows].float()
 
     @staticmethod
     def _advance(batch: Sequence[ImageState], noises: Sequence[torch.Tensor]) -> None:
@@ -200,16 +237,21 @@ class SdxlPipeline:
             latents = latents * std / config.scaling_factor + mean
         else:
             latents = latents / config.scaling_factor
-        image = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0][0].float()
-        if not torch.isfinite(image).all():
-            raise GenerationFailed("the model's picture is not finite; another seed or size may work")
-        rgb = (image * 0.5 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-        _, height, width = rgb.shape
-        return Pixels(width=width, height=height, rgb=rgb.permute(1, 2, 0).cpu().numpy().tobytes())
+        with self._part_of_cores():
+            image = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0][0].float()
+            if not torch.isfinite(image).all():
+                raise GenerationFailed("the model's picture is not finite; another seed or size may work")
+            self._preview.learn(state.latents, image)
+            return _pixels(
+                (image * 0.5 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0)
+            )
 
-    def preview(self, state: ImageState) -> Pixels:
-        """Not offered (`Capabilities.previews`): a cheap decoder would have to come with the model."""
-        raise NotImplementedError("SDXL models come without a cheap decoder")
+    @torch.inference_mode()
+    def preview(self, state: ImageState) -> Pixels | None:
+        """What the picture would become from here, an eighth of its size; None before the first finished picture."""
+        denoised = _schedule(state).denoised
+        small = self._preview.draw(state.latents if denoised is None else denoised)
+        return None if small is None else _pixels(small)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """torch's own error for devices, and the CPU allocator's, which has no class of its own."""
@@ -228,6 +270,12 @@ class SdxlPipeline:
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         embedding = torch.nn.functional.pad(embedding, (0, self._guidance_channels - 2 * half))
         return embedding.to(self._device, self._unet.dtype)
+
+
+def _pixels(image: torch.Tensor) -> Pixels:
+    """From (height, width, 3) uint8."""
+    height, width, _ = image.shape
+    return Pixels(width=width, height=height, rgb=image.cpu().numpy().tobytes())
 
 
 def _conditioning(state: ImageState) -> Conditioning:

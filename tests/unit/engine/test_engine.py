@@ -474,7 +474,7 @@ def test_a_hanging_step_is_seen_and_idling_is_not() -> None:
 
 def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(FakePipeline())
-    original = engine._decode_one
+    original = engine._start_decodes
     calls = iter([RuntimeError("a bug of the engine")])
 
     def broken_once() -> None:
@@ -483,7 +483,7 @@ def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest
             raise error
         original()
 
-    monkeypatch.setattr(engine, "_decode_one", broken_once)
+    monkeypatch.setattr(engine, "_start_decodes", broken_once)
     engine.start()
     first = put(engine, ask())
     assert first.ended.wait(WAIT_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("skia")
+pytest.importorskip("skia", exc_type=ImportError)  # its wheel wants the system's libGL and libEGL
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
