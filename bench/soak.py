@@ -194,7 +194,7 @@ class Soak:
         self._random = random.Random(seed)
         self.poisoned = PoisonedPipeline(pipeline, seed=seed + 1)
         self.poisoned.decode_oom_share = _DECODE_OOM_SHARE
-        self.engine = Engine(self.poisoned, max_queued_images=max_queued_images)  # type: ignore[arg-type]
+        self.engine = Engine(self.poisoned, max_queued_images=max_queued_images)
         self._most_samples = most_samples
         self._phase_s = min(_PHASE_S, self.duration_s / 10)
         self._cancels: list[tuple[float, int, Ticket, _Asked]] = []
