@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit check format bench clean help
+.PHONY: run test test-unit check format bench bench-soak clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test   run all tests"
 	@echo "make check  lint, types, import rules, format"
 	@echo "make bench  one picture at a time against plain diffusers"
+	@echo "make bench-soak   ten minutes of random traffic with failures injected, and what must hold"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
@@ -35,6 +36,9 @@ test-unit: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m bench.against_diffusers $(ARGS)
+
+bench-soak: $(VENV)/.installed-run
+	$(BIN)/python -m bench.soak $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,39 +1,16 @@
-"""The model that ships: its files, its defaults, and that the engine draws what stock diffusers draws with it."""
+"""The model that ships: its files and its defaults. What it draws: `test_equals_stock`, `test_batch_invariance`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytest
-import torch
-from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
 
-from serve_app.capabilities import PoolFacts
 from serve_app.model_source import locate_model, model_defaults
-from serve_app.pipelines.loading import load_sdxl
-from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import RequestDraft
 from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 
 FOLDER = MODELS_DIR / BUNDLED_MODEL
-
-
-@pytest.fixture(scope="module")
-def stock() -> Any:
-    """The bundled model in stock diffusers, float32."""
-    pipe = StableDiffusionXLPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def ours() -> SdxlPipeline:
-    """The bundled model as the service loads it, float32."""
-    return load_sdxl(PoolSettings(), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def test_it_is_small_and_in_half_precision() -> None:
@@ -64,48 +41,6 @@ def test_defaults_are_those_of_a_few_step_model() -> None:
     defaults = model_defaults(FOLDER, PoolSettings())
     assert (defaults.width, defaults.height) == (512, 512)
     assert (defaults.num_inference_steps, defaults.guidance_scale) == (4, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("guidance_scale", "negative_prompt", "width", "height"),
-    [(0.0, "", 512, 512), (4.0, "a red square", 512, 512), (0.0, "", 768, 512), (3.0, "", 1024, 1024)],
-)
-def test_it_draws_what_stock_diffusers_draws(
-    stock: Any, ours: SdxlPipeline, guidance_scale: float, negative_prompt: str, width: int, height: int
-) -> None:
-    prompt, steps, seed = "a yellow star on a blue background", 4, 11
-    expected = stock(
-        prompt=prompt,
-        negative_prompt=negative_prompt or None,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(seed),
-    ).images[0]
-    draft = RequestDraft(
-        prompt,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-    )
-    state = ours.prepare(_request(draft, ours), 0)
-    while not state.finished:
-        ours.denoise_step([state])
-        state.step += 1
-    pixels = ours.decode(state)
-    drawn = np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
-    difference = np.abs(drawn.astype(int) - np.asarray(expected).astype(int)).max()
-    assert difference <= 2
-
-
-def _request(draft: RequestDraft, pipeline: SdxlPipeline) -> Any:
-    return draft.for_pool(
-        PoolFacts("default", BUNDLED_MODEL, "cpu", pipeline.defaults, pipeline.capabilities)
-    )
 
 
 def test_the_card_is_there() -> None:

@@ -1,0 +1,141 @@
+"""What must hold after a soak: `checks_of`."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serve_app.engine.pipeline import StepPipeline
+from serve_app.request import GenerationRequest, Pixels
+
+if TYPE_CHECKING:
+    from bench.soak import Reading, Soak
+
+PIXEL_TOLERANCE = 1  # of 255
+MAX_MEMORY_GROWTH = 0.05  # of the memory after the first fifth of the time...
+MAX_MEMORY_GROWTH_BYTES = 48 * 1024**2  # ...or this, where it is more: allocators round up
+MAX_THREAD_GROWTH = 1  # a pool may start its last thread late
+MIN_MEMORY_RUN_S = 240.0  # in less, memory still grows to what the work takes
+MAX_STUCK_S = 60.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished picture, to be drawn again alone.
+
+    Attributes:
+        request: Whose.
+        index: Which of its pictures.
+        file: Its RGB bytes.
+    """
+
+    request: GenerationRequest
+    index: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise.
+
+    Attributes:
+        name: What must hold.
+        passed: Whether it did.
+        seen: The figures behind it.
+    """
+
+    name: str
+    passed: bool
+    seen: str
+
+
+def checks_of(soak: Soak, *, drained: bool, stopped: bool) -> list[Check]:
+    """All checks of a run that has ended.
+
+    Args:
+        soak: The run.
+        drained: Whether all work ended in time once nothing more was submitted.
+        stopped: Whether the engine's thread ended.
+    """
+    tally, stats = soak.tally, soak.engine.stats()
+    ends = sum(tally.ends.values())
+    counted = (stats.images_done, stats.images_cancelled, stats.images_failed)
+    heard = (
+        tally.ends["picture"],
+        tally.ends["GenerationCancelled"],
+        ends - tally.ends["picture"] - tally.ends["GenerationCancelled"],
+    )
+    left = (stats.queued_images, stats.running_images, stats.rows_in_flight)
+    engine_threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("engine")]
+    most_queued = max((reading.queued for reading in soak.readings), default=0)
+    most_stuck_s = max((reading.stuck_s for reading in soak.readings), default=0.0)
+    return [
+        Check(
+            "every accepted picture ends exactly once",
+            ends == soak.accepted_pictures and not soak.unheard(),
+            f"{soak.accepted_pictures} accepted, {ends} ended",
+        ),
+        Check("every end is one that was to be expected", not tally.problems, f"{len(tally.problems)} not"),
+        Check("the engine's counters add up", counted == heard, f"{counted} counted, {heard} heard"),
+        Check("no work is left", drained and left == (0, 0, 0), f"{left} queued, running, rows"),
+        Check("the engine's threads end", stopped and not engine_threads, f"left: {engine_threads}"),
+        Check("the queue keeps its bound", most_queued <= soak.max_queued_images, f"at most {most_queued}"),
+        Check("it is never stuck", most_stuck_s <= MAX_STUCK_S, f"at most {most_stuck_s:.1f} s"),
+        _memory(soak.readings, soak.duration_s),
+        _threads(soak.readings),
+        _pictures(soak.clean, tally.samples),
+    ]
+
+
+def _fifths(readings: list[Reading]) -> tuple[list[Reading], list[Reading]]:
+    """The second and the last fifth of the time: after warming up, and at the end."""
+    fifth = max(1, len(readings) // 5)
+    return readings[fifth : 2 * fifth] or readings[:1], readings[-fifth:]
+
+
+def _memory(readings: list[Reading], duration_s: float) -> Check:
+    early, late = (float(np.median([one.rss_bytes for one in part])) for part in _fifths(readings))
+    bound = max(MAX_MEMORY_GROWTH * early, MAX_MEMORY_GROWTH_BYTES)
+    slope = 0.0
+    if len(settled := readings[len(readings) // 5 :]) > 1:
+        slope = float(np.polyfit([one.at_s for one in settled], [one.rss_bytes for one in settled], 1)[0])
+    too_short = duration_s < MIN_MEMORY_RUN_S
+    return Check(
+        "memory does not grow",
+        too_short or late - early <= bound,
+        f"{early / 2**20:.0f} -> {late / 2**20:.0f} MiB, bound +{bound / 2**20:.0f}, "
+        f"{slope * 60 / 2**20:+.1f} MiB a minute{' (too short to judge)' if too_short else ''}",
+    )
+
+
+def _threads(readings: list[Reading]) -> Check:
+    early, late = (max(one.threads for one in part) for part in _fifths(readings))
+    return Check("threads do not grow", late <= early + MAX_THREAD_GROWTH, f"{early} -> {late}")
+
+
+def _pictures(pipeline: StepPipeline, samples: list[Sample]) -> Check:
+    """The sampled pictures against those drawn alone, now, without poison."""
+    worst = 0
+    for sample in samples:
+        request = sample.request
+        seed = request.image_seed(sample.index)
+        alone = _draw(pipeline, replace(request, seed=seed, num_images=1, deadline=None))
+        drawn = np.frombuffer(sample.file.read_bytes(), np.uint8).astype(np.int16)
+        worst = max(worst, int(np.abs(drawn - np.frombuffer(alone.rgb, np.uint8)).max()))
+    return Check(
+        "sampled pictures equal those drawn alone",
+        bool(samples) and worst <= PIXEL_TOLERANCE,
+        f"{len(samples)} pictures, largest difference {worst} of 255",
+    )
+
+
+def _draw(pipeline: StepPipeline, request: GenerationRequest) -> Pixels:
+    state = pipeline.prepare(request, 0)
+    while not state.finished:
+        pipeline.denoise_step([state])
+        state.step += 1
+    return pipeline.decode(state)
