@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit check format bench clean help
+.PHONY: run test test-unit check format bench bench-batching clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test   run all tests"
 	@echo "make check  lint, types, import rules, format"
 	@echo "make bench  one picture at a time against plain diffusers"
+	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
@@ -22,6 +23,10 @@ $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
 	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,dev
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-run
+	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,bench
 	@touch $@
 
 run: $(VENV)/.installed-run
@@ -35,6 +40,9 @@ test-unit: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m bench.against_diffusers $(ARGS)
+
+bench-batching: $(VENV)/.installed-bench
+	$(BIN)/python -m bench.batching $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
