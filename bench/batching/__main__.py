@@ -15,8 +15,8 @@ from bench.batching.workloads import sweeps
 from serve_app.settings import BUNDLED_MODEL, PoolSettings
 
 LONG_AMONG_SHORT = "long-among-short"
-LOADS = "0.5,0.7,0.85,1,1.2,1.45,1.75,2.1,2.5"
-SIDES = {"cpu": 256, "cuda": 1024}
+LOADS = "0.6,0.85,1.1,1.4,1.8,2.3"
+SIDES = {"cpu": 256, "cuda": 512}
 
 
 def main(
@@ -38,14 +38,14 @@ def main(
     ] = None,
     side: Annotated[
         int | None,
-        typer.Option(help="Pixels of a picture's side; default: 256 on cpu, 1024 on cuda.", min=128),
+        typer.Option(help="Pixels of a picture's side; default: 256 on cpu, 512 on cuda.", min=128),
     ] = None,
     point_s: Annotated[
         float,
         typer.Option(
             help="Seconds that the serial server would need for one point's requests; sets their number."
         ),
-    ] = 25.0,
+    ] = 20.0,
     requests: Annotated[
         int | None, typer.Option(help="Requests of each point, instead of --point-s.", min=5)
     ] = None,

@@ -13,7 +13,7 @@ from bench.batching import long_among_short
 from bench.batching.latency import Point
 from bench.batching.open_loop import play
 from bench.batching.overhead import measure_overhead
-from bench.batching.results import Results, SweepResult
+from bench.batching.results import SERVERS, Results, SweepResult
 from bench.batching.rig import Rig
 from bench.batching.search import Sweep
 from bench.batching.servers import Server
@@ -21,7 +21,6 @@ from bench.batching.static import StaticBatching
 from bench.batching.tuning import measure_calls, tune
 from bench.batching.workloads import Kind, Workload, trace
 
-SERVERS = ("serial", "greedy", "windowed", "engine")
 _FEWEST_REQUESTS, _MOST_REQUESTS = 50, 400
 _SOLO_REPEATS = 3
 _ROUNDS = 4

@@ -12,6 +12,8 @@ from bench.batching.latency import Point
 from bench.batching.long_among_short import Fairness
 from bench.batching.overhead import Overhead
 
+SERVERS = ("serial", "greedy", "windowed", "engine")
+
 
 @dataclass
 class SweepResult:

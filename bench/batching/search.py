@@ -1,9 +1,10 @@
-"""The highest load a server carries within the target: `Sweep` says what to measure next, `crossing` what came out."""
+"""The highest load a server carries within the target: `Sweep` says what to measure next, `carried` what came out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.batching.latency import Point
 
@@ -67,16 +68,25 @@ def bracket(points: Sequence[Point], target_s: float) -> tuple[Point | None, Poi
     return max(hits, key=lambda point: point.load, default=None), miss
 
 
-def crossing(points: Sequence[Point], target_s: float) -> float | None:
-    """The load at which the 99th percentile reaches the target, on a straight line in log latency.
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a server carries.
 
-    Returns:
-        None where nothing kept the target; the highest load measured where nothing missed it.
+    Attributes:
+        load: The highest load within the target; 0 where nothing kept it.
+        at_least: Whether nothing missed it, so that it may be more.
     """
+
+    load: float
+    at_least: bool = False
+
+
+def carried(points: Sequence[Point], target_s: float) -> Carried:
+    """The load at which the 99th percentile reaches the target, on a straight line in log latency."""
     hit, miss = bracket(points, target_s)
     if hit is None:
-        return None
+        return Carried(0.0)
     if miss is None:
-        return hit.load
+        return Carried(hit.load, at_least=True)
     share = math.log(target_s / hit.p99_s) / math.log(miss.p99_s / hit.p99_s)
-    return hit.load + share * (miss.load - hit.load)
+    return Carried(hit.load + share * (miss.load - hit.load))

@@ -9,8 +9,10 @@ from rich.table import Table
 
 from bench.batching.latency import bootstrap_interval
 from bench.batching.long_among_short import ALLOWED_RATIO
-from bench.batching.results import Results, SweepResult
-from bench.batching.search import crossing
+from bench.batching.results import SERVERS, Results, SweepResult
+from bench.batching.search import carried
+
+_SERIAL_AT_MOST = 1.3  # above 1 only because a short trace ends before the queue is long
 
 
 def show(results: Results, console: Console) -> None:
@@ -32,37 +34,33 @@ def show(results: Results, console: Console) -> None:
         )
 
 
-def rates(sweep: SweepResult) -> dict[str, float | None]:
-    """Requests per second at the p99 target, by server; None where no load kept it."""
-    found = {}
-    for server in sweep.settings:
-        load = crossing(sweep.of(server), sweep.target_s)
-        found[server] = None if load is None else load * sweep.capacity_per_s
-    return found
-
-
 def _show_sweep(name: str, sweep: SweepResult, console: Console) -> None:
     console.print(
         f"\n[bold]{name}[/bold]: {sweep.title}; {sweep.requests} requests a point; "
         f"p99 target {sweep.target_s:.2f} s; load 1 is {sweep.capacity_per_s:.3g}/s"
     )
-    found = rates(sweep)
-    best_other = max((rate for server, rate in found.items() if rate and server != "engine"), default=None)
-    table = Table("server", "setting", "requests/s at p99 target", "load", "over serial", box=None)
-    for server in ("serial", "greedy", "windowed", "engine"):
-        rate = found[server]
-        serial = found["serial"]
+    found = {server: carried(sweep.of(server), sweep.target_s) for server in sweep.settings}
+    serial = found["serial"].load
+    table = Table("server", "requests/s at p99 target", "load", "over serial", "setting", box=None)
+    for server in SERVERS:
+        load, at_least = found[server].load, found[server].at_least
         table.add_row(
             server,
+            f"{'at least ' if at_least else ''}{load * sweep.capacity_per_s:.3g}" if load else "none",
+            f"{load:.2f}",
+            f"{load / serial:.2f}" if serial else "",
             sweep.settings[server],
-            f"{rate:.2f}" if rate else "none",
-            f"{rate / sweep.capacity_per_s:.2f}" if rate else "",
-            f"{rate / serial:.2f}" if rate and serial else "",
         )
     console.print(table)
-    engine = found["engine"]
-    if engine and best_other:
-        console.print(f"engine over the best of the others: [bold]{engine / best_other:.2f}[/bold]")
+    best = max((server for server in found if server != "engine"), key=lambda server: found[server].load)
+    if found[best].load:
+        ratio = found["engine"].load / found[best].load
+        console.print(f"engine over the best of the others ({best}): [bold]{ratio:.2f}[/bold]")
+    if serial > _SERIAL_AT_MOST:
+        console.print(
+            "[yellow]serial drew more than it could when it was timed: the machine was not quiet, "
+            "or --requests is too small[/yellow]"
+        )
     latencies = Table(
         "load", "server", "mean s", "p99 s", "90 % interval of p99", "requests/s drawn", box=None
     )
@@ -81,18 +79,19 @@ def _show_sweep(name: str, sweep: SweepResult, console: Console) -> None:
 
 def _show_fairness(results: Results, console: Console) -> None:
     console.print(
-        "\n[bold]long-among-short[/bold]: 4 steps unguided, arriving while 50 steps guided are drawn"
+        "\n[bold]long-among-short[/bold]: 4 steps unguided, arriving while 50 steps guided are drawn; "
+        f"seconds; bound: {ALLOWED_RATIO} x alone + one step of the long one"
     )
     table = Table(
         "server",
-        "short alone s",
-        f"bound s ({ALLOWED_RATIO} x + a step)",
-        "median s",
-        "worst s",
-        "median / alone",
-        "worst / alone",
-        "long s (alone)",
-        "all drawn after s",
+        "alone",
+        "bound",
+        "median",
+        "worst",
+        "median/alone",
+        "worst/alone",
+        "long (alone)",
+        "all drawn",
         box=None,
     )
     for server, figures in results.fairness.items():

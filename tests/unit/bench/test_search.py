@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.batching.latency import Point, bootstrap_interval, late_allowed, percentile
-from bench.batching.search import Sweep, crossing
+from bench.batching.search import Carried, Sweep, carried
 
 
 def _point(load: float, p99_s: float) -> Point:
@@ -66,9 +66,9 @@ def test_a_sweep_goes_on_where_it_was() -> None:
     assert _measure(again, capacity=1.4) == pytest.approx(loads)
 
 
-def test_crossing_lies_between_the_last_hit_and_the_first_miss() -> None:
+def test_what_is_carried_lies_between_the_last_hit_and_the_first_miss() -> None:
     points = [_point(1.0, 1.0), _point(2.0, 4.0), _point(3.0, 0.5)]
-    assert crossing(points, 2.0) == pytest.approx(1.5)
-    assert crossing(points[1:2], 2.0) is None
-    assert crossing(points[:1], 2.0) == 1.0
-    assert crossing([_point(1.0, 2.0), _point(2.0, 4.0)], 2.0) == pytest.approx(1.0)
+    assert carried(points, 2.0).load == pytest.approx(1.5)
+    assert carried(points[1:2], 2.0) == Carried(0.0)
+    assert carried(points[:1], 2.0) == Carried(1.0, at_least=True)
+    assert carried([_point(1.0, 2.0), _point(2.0, 4.0)], 2.0).load == pytest.approx(1.0)
