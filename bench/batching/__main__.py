@@ -94,7 +94,7 @@ def main(
             "side": pixels,
             "point_s": point_s,
             "requests": requests,
-            "loads": [float(load) for load in loads.split(",")],
+            "loads": _loads(loads),
             "refinements": refinements,
             "target": target,
             "max_rows": max_rows,
@@ -126,6 +126,16 @@ def main(
         if LONG_AMONG_SHORT in chosen:
             measurement.long_among_short()
     _report(out, console)
+
+
+def _loads(text: str) -> list[float]:
+    try:
+        loads = [float(load) for load in text.split(",")]
+    except ValueError:
+        loads = []
+    if not loads or not all(0 < load < 100 for load in loads):
+        raise typer.BadParameter(f"{text} is not like {LOADS}", param_hint="--loads")
+    return loads
 
 
 def _report(out: Path, console: Console) -> None:
