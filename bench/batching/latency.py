@@ -48,8 +48,9 @@ class Point:
         server: Which.
         load: Arrivals over the serial capacity.
         rate_per_s: Arrivals per second.
-        latencies_s: In the order of arrival; of a run that was given up, the age of what was unfinished, so its
-            percentiles are lower bounds.
+        requests: Of the whole trace.
+        latencies_s: In the order of arrival; of a run that was given up, only of what was sent by then, and the age
+            of what was unfinished.
         given_up: Whether the run ended early because the target was far out of reach.
         elapsed_s: Seconds from the start to the last picture.
     """
@@ -57,16 +58,17 @@ class Point:
     server: str
     load: float
     rate_per_s: float
+    requests: int
     latencies_s: tuple[float, ...]
     given_up: bool
     elapsed_s: float
 
     @property
     def p99_s(self) -> float:
-        """99th percentile of the latency, in seconds."""
-        return percentile(self.latencies_s)
+        """99th percentile of the latency of all requests, in seconds; a lower bound when given up."""
+        return sorted(self.latencies_s)[-1 - late_allowed(self.requests)]
 
     @property
     def mean_s(self) -> float:
-        """Mean latency in seconds."""
+        """Mean latency in seconds; as far as it got when given up."""
         return sum(self.latencies_s) / len(self.latencies_s)

@@ -78,7 +78,7 @@ class Measurement:
                 workload.kinds, result.requests, rate, seed=self._options["seed"], label=f"{load:.4f}"
             )
             played = play(makers[name](), jobs, result.target_s)
-            point = Point(name, load, rate, played.latencies_s, played.given_up, played.elapsed_s)
+            point = Point(name, load, rate, len(jobs), played.latencies_s, played.given_up, played.elapsed_s)
             plan[name].add(point)
             result.points.append(point)
             self._results.write(self._file)

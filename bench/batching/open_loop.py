@@ -25,7 +25,8 @@ class Played:
     """What became of a trace.
 
     Attributes:
-        latencies_s: In the order of arrival, from the scheduled arrival; of unfinished ones the age.
+        latencies_s: Of what was sent, in the order of arrival, from the scheduled arrival; of what was unfinished
+            the age.
         given_up: Whether it ended early.
         elapsed_s: Seconds from the start to the end.
     """
@@ -103,7 +104,7 @@ def play(server: Server, jobs: Sequence[Job], target_s: float | None = None) -> 
             at_s = dict(ends.at_s)
     finally:
         server.stop()
-    latencies = tuple(max(0.0, at_s.get(job.number, elapsed) - job.at_s) for job in jobs)
+    latencies = tuple(at_s.get(job.number, elapsed) - job.at_s for job in jobs[:sent])
     return Played(latencies, given_up, max(at_s.values(), default=elapsed))
 
 

@@ -77,7 +77,7 @@ def _draw_sweep(sweep: SweepResult, title: str, file: Path) -> Path:
     _draw_rates(figure.add_subplot(grid[2]), sweep)
     figure.suptitle(title)
     figure.text(
-        0.99, 0.005, f"{sweep.requests} requests a point; an arrow: given up, so at least this", **_NOTE
+        0.99, 0.005, f"{sweep.requests} requests a point; an arrow: given up there, still rising", **_NOTE
     )
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(file, dpi=_DPI)

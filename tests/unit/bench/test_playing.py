@@ -68,8 +68,9 @@ def test_a_hopeless_run_is_given_up_and_says_at_least_how_late_it_was() -> None:
     played = play(StaticServer(stock.draw, StaticBatching(1)), _jobs(*[0.0] * 100), target_s=0.1)
     assert played.given_up
     assert len(stock.calls) < 20
-    assert max(played.latencies_s) > 0.1
-    assert len(played.latencies_s) == 100
+    assert min(played.latencies_s) > 0
+    point = Point("serial", 2.0, 1.0, 100, played.latencies_s, given_up=True, elapsed_s=played.elapsed_s)
+    assert point.p99_s > 0.1
 
 
 def test_the_engine_draws_a_trace() -> None:
@@ -131,7 +132,7 @@ def test_overhead_counts_every_step_and_little_time() -> None:
 
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
-    point = Point("serial", 0.5, 1.0, (0.1, 0.2), given_up=False, elapsed_s=2.0)
+    point = Point("serial", 0.5, 1.0, 2, (0.1, 0.2), given_up=False, elapsed_s=2.0)
     sweep = SweepResult("x", 2, {"k": 1.0}, 2.0, 3.0, {"serial": "one"}, {"serial": (1, 0.0)}, [point])
     figures = long_among_short.Fairness("serial", 0.1, 1.0, 0.02, (0.2,), (1.1,), (1.2,))
     results = Results({"seed": 0}, {"device": "cpu"}, {"w": sweep}, {"serial": figures})

@@ -21,7 +21,7 @@ def _results() -> Results:
         for load in (0.5, capacity):
             late = load >= capacity
             latencies = (0.2, 3.0 if late else 0.75)
-            points.append(Point(server, load, 2 * load, latencies, given_up=late, elapsed_s=4.0))
+            points.append(Point(server, load, 2 * load, 2, latencies, given_up=late, elapsed_s=4.0))
     settings = dict.fromkeys(SERVERS, "as it is")
     sweep = SweepResult("some steps", 2, {"k": 0.5}, 2.0, 1.5, settings, {"serial": (1, 0.0)}, points)
     fairness = {

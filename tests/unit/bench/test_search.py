@@ -9,7 +9,7 @@ from bench.batching.search import Carried, Sweep, carried
 
 
 def _point(load: float, p99_s: float) -> Point:
-    return Point("engine", load, load, (0.1, p99_s), given_up=False, elapsed_s=1.0)
+    return Point("engine", load, load, 2, (0.1, p99_s), given_up=False, elapsed_s=1.0)
 
 
 def _measure(sweep: Sweep, capacity: float) -> list[float]:
@@ -26,6 +26,11 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile(values[:50]) == 200.0
     assert late_allowed(50) == 0
     assert percentile([7.0], 0.5) == 7.0
+
+
+def test_a_run_that_was_given_up_has_a_lower_bound() -> None:
+    partly = Point("serial", 2.0, 2.0, 200, (1.0, 5.0, 4.0, 3.0), given_up=True, elapsed_s=1.0)
+    assert partly.p99_s == 3.0  # two of 200 may be later
 
 
 def test_the_interval_holds_the_percentile_and_shrinks_with_more_requests() -> None:
