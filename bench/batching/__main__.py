@@ -15,7 +15,7 @@ from bench.batching.workloads import sweeps
 from serve_app.settings import BUNDLED_MODEL, PoolSettings
 
 LONG_AMONG_SHORT = "long-among-short"
-LOADS = "0.6,0.85,1.1,1.4,1.8,2.3"
+LOADS = "0.45,0.65,0.9,1.2,1.6,2.1"
 SIDES = {"cpu": 256, "cuda": 512}
 
 
@@ -45,7 +45,7 @@ def main(
         typer.Option(
             help="Seconds that the serial server would need for one point's requests; sets their number."
         ),
-    ] = 20.0,
+    ] = 16.0,
     requests: Annotated[
         int | None, typer.Option(help="Requests of each point, instead of --point-s.", min=5)
     ] = None,

@@ -24,7 +24,7 @@ from bench.batching.workloads import Kind, Workload, trace
 if TYPE_CHECKING:
     from bench.batching.rig import Rig  # which imports torch
 
-_FEWEST_REQUESTS, _MOST_REQUESTS = 50, 400
+_FEWEST_REQUESTS, _MOST_REQUESTS = 40, 400
 _SOLO_REPEATS = 3
 _ROUNDS = 4
 
