@@ -43,6 +43,8 @@ def _draw_sweep(sweep: SweepResult, title: str, file: Path) -> Path:
     p99s = figure.add_subplot(grid[1], sharex=means, sharey=means)
     for server in COLOURS:
         points = sweep.of(server)
+        if not points:
+            continue
         style = {"color": COLOURS[server], "marker": MARKERS[server], "markersize": 5, "label": server}
         loads = [point.load for point in points]
         for axes, values in (
@@ -86,7 +88,7 @@ def _draw_sweep(sweep: SweepResult, title: str, file: Path) -> Path:
 
 
 def _draw_rates(axes: Axes, sweep: SweepResult) -> None:
-    names = list(COLOURS)
+    names = [name for name in COLOURS if sweep.of(name)]
     found = {name: carried(sweep.of(name), sweep.target_s) for name in names}
     rates = [found[name].load * sweep.capacity_per_s for name in names]
     bars = axes.barh(names, rates, color=[COLOURS[name] for name in names], height=0.6)

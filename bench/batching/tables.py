@@ -39,10 +39,10 @@ def _show_sweep(name: str, sweep: SweepResult, console: Console) -> None:
         f"\n[bold]{name}[/bold]: {sweep.title}; {sweep.requests} requests a point; "
         f"p99 target {sweep.target_s:.2f} s; load 1 is {sweep.capacity_per_s:.3g}/s"
     )
-    found = {server: carried(sweep.of(server), sweep.target_s) for server in sweep.settings}
-    serial = found["serial"].load
+    found = {name: carried(points, sweep.target_s) for name in SERVERS if (points := sweep.of(name))}
+    serial = found["serial"].load if "serial" in found else 0.0
     table = Table("server", "requests/s at p99 target", "load", "over serial", "setting", box=None)
-    for server in SERVERS:
+    for server in found:
         load, at_least = found[server].load, found[server].at_least
         table.add_row(
             server,
@@ -52,9 +52,10 @@ def _show_sweep(name: str, sweep: SweepResult, console: Console) -> None:
             sweep.settings[server],
         )
     console.print(table)
-    best = max((server for server in found if server != "engine"), key=lambda server: found[server].load)
-    if found[best].load:
-        ratio = found["engine"].load / found[best].load
+    others = {server: what.load for server, what in found.items() if server != "engine" and what.load}
+    if others and "engine" in found:
+        best = max(others, key=lambda server: others[server])
+        ratio = found["engine"].load / others[best]
         console.print(f"engine over the best of the others ({best}): [bold]{ratio:.2f}[/bold]")
     if serial > _SERIAL_AT_MOST:
         console.print(
