@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit check format bench bench-soak clean help
+.PHONY: run test test-unit check format bench bench-batching bench-soak clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make check  lint, types, import rules, format"
 	@echo "make bench  one picture at a time against plain diffusers"
 	@echo "make bench-soak   ten minutes of random traffic with failures injected, and what must hold"
+	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
@@ -23,6 +24,10 @@ $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
 	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,dev
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-run
+	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,bench
 	@touch $@
 
 run: $(VENV)/.installed-run
@@ -39,6 +44,9 @@ bench: $(VENV)/.installed-run
 
 bench-soak: $(VENV)/.installed-run
 	$(BIN)/python -m bench.soak $(ARGS)
+
+bench-batching: $(VENV)/.installed-bench
+	$(BIN)/python -m bench.batching $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
