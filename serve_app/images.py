@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from collections.abc import Sequence
 
 from PIL import Image, PngImagePlugin
@@ -103,6 +104,12 @@ def read_parameters(file: bytes) -> str | None:
     if not isinstance(comment, bytes) or not comment.startswith(b"UNICODE\0"):
         return None
     return comment[8:].decode("utf-16-be", errors="replace")
+
+
+def png_size(file: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the header of a PNG file of our own."""
+    width, height = struct.unpack_from(">II", file, 16)
+    return width, height
 
 
 def grid(files: Sequence[bytes]) -> bytes:

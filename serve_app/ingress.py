@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -104,6 +105,7 @@ class HandlePool:
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds = time.monotonic() - started
+                    event = replace(event, cost=self._settings.price_per_hour / 3600.0 * event.device_s)
                 yield event
         except RayTaskError as error:
             # Ray wraps what the replica raised; the domain error inside is what the client should see.

@@ -111,6 +111,7 @@ class Settings(BaseSettings):
         trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``.
         public_url: Absolute base of urls in answers, when proxies do not say it; wins over the headers.
         log_prompts: Write prompts to the log.
+        openai_model_aliases: Other model names that OpenAI clients may send, each with the model that draws for it.
     """
 
     model_config = SettingsConfigDict(env_prefix="IMAGINE_", env_nested_delimiter="__", extra="forbid")
@@ -126,12 +127,23 @@ class Settings(BaseSettings):
     trust_forwarded_headers: bool = True
     public_url: str | None = None
     log_prompts: bool = False
+    openai_model_aliases: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
         names = [pool.name for pool in self.pools]
         if len(set(names)) != len(names):
             raise ValueError(f"pool names must be unique, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_name_models(self) -> Self:
+        models = sorted({pool.model for pool in self.pools})
+        for alias, model in self.openai_model_aliases.items():
+            if model not in models:
+                raise ValueError(
+                    f"openai_model_aliases: {alias} means {model}, served are {', '.join(models)}"
+                )
         return self
 
 

@@ -38,16 +38,25 @@ class RequestIdMiddleware:
             return
         offered = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = offered if _SAFE_ID.fullmatch(offered) else str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         # Ray Serve's proxy gives an id to each request that has none, and adds the header to every answer.
-        proxy_adds_it = offered == request_id and _in_ray_replica()
+        state["proxy_adds_request_id"] = offered == request_id and _in_ray_replica()
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start" and not proxy_adds_it:
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(request_id_header(scope))
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def request_id_header(scope: Scope) -> dict[str, str]:
+    """The header that names the request in its answer; empty where Ray Serve's proxy adds it."""
+    state = scope.get("state", {})
+    if "request_id" not in state or state.get("proxy_adds_request_id"):
+        return {}
+    return {REQUEST_ID_HEADER: state["request_id"]}
 
 
 class BodyLimitMiddleware:

@@ -177,7 +177,7 @@ def test_stage_seconds_add_up() -> None:
     engine, _, _ = make(step_s=2.0, decode_s=3.0)
     recorder = put(engine, ask(steps=4))
     run(engine)
-    assert recorder.seconds[0] == StageSeconds(queue=0.0, prepare=0.0, denoise=8.0, decode=3.0)
+    assert recorder.seconds[0] == StageSeconds(queue=0.0, prepare=0.0, denoise=8.0, decode=3.0, device=11.0)
 
 
 def test_pictures_join_and_leave_between_steps() -> None:
