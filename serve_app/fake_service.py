@@ -11,6 +11,7 @@ from contextlib import aclosing
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.metadata import picture_parameters
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
@@ -170,10 +171,12 @@ class FakeImageService:
         seed = request.image_seed(index)
         colour = hashlib.sha256(f"{request.prompt}\n{seed}".encode()).digest()[:3]
         pixels = Pixels(request.width, request.height, colour * (request.width * request.height))
-        sampler = request.scheduler_name or self._facts.defaults.scheduler_name
-        text = images.infotext(request, index=index, model=self._facts.model, sampler=sampler)
+        scheduler_name = request.scheduler_name or self._facts.defaults.scheduler_name
+        parameters = picture_parameters(
+            request, index=index, model=self._facts.model, scheduler_name=scheduler_name
+        )
         start = time.perf_counter()
-        data = images.encode(pixels, request.output, text)
+        data = images.encode(pixels, request.output, parameters)
         return GeneratedImage(
             index=index,
             seed=seed,

@@ -106,6 +106,7 @@ class Settings(BaseSettings):
         store: Picture store.
         request_timeout_s: Longest time one request may take, seconds.
         max_body_bytes: Largest request body.
+        max_upload_bytes: Largest picture that may be sent to be drawn again.
         max_ongoing_requests: Most requests in one ingress replica at a time.
         ingress_replicas: Replicas of the ingress.
         trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``.
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     trust_forwarded_headers: bool = True

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import sys
 import uuid
+from collections.abc import Mapping
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,19 +69,22 @@ class BodyLimitMiddleware:
     Args:
         app: The application inside.
         max_bytes: Largest body.
+        uploads: Paths that take more, with their own limits in bytes.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, uploads: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._uploads.get(get_route_path(scope), self._max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdecimal() and int(announced[:20]) > self._max_bytes
+        too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
         received = 0
 
         async def receive_within_limit() -> Message:
@@ -87,9 +92,9 @@ class BodyLimitMiddleware:
             if not too_large:
                 event = await receive()
                 received += len(event.get("body", b""))
-                if received <= self._max_bytes:
+                if received <= max_bytes:
                     return event
-            raise HTTPException(413, f"The body is larger than {self._max_bytes} bytes")
+            raise HTTPException(413, f"The body is larger than {max_bytes} bytes")
 
         await self._app(scope, receive_within_limit, send)
 

@@ -87,7 +87,7 @@ def test_typed_errors(openai_client: openai.OpenAI, service: FakeImageService) -
     assert (unknown.value.param, unknown.value.code) == ("model", "model_not_found")
     assert unknown.value.request_id
     with pytest.raises(openai.BadRequestError) as bad:
-        openai_client.images.generate(prompt="a red star", size="1x1")  # type: ignore[call-overload]
+        openai_client.images.generate(prompt="a red star", size="1x1")
     assert (bad.value.param, bad.value.type) == ("size", "invalid_request_error")
     service.failure = GenerationFailed("not finite")
     before = len(service.drafts)

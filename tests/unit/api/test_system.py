@@ -75,6 +75,7 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/v1/images/generations",
         "/v1/models",
         "/v1/models/{model}",
+        "/api/replay",
         "/images/{picture_id}/{name}",
         "/health",
         "/ready",
