@@ -11,6 +11,7 @@ from contextlib import aclosing
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.live_drawings import LiveDrawingsHere
 from serve_app.metadata import picture_parameters
 from serve_app.request import (
     GeneratedImage,
@@ -36,7 +37,9 @@ FAKE_FACTS = PoolFacts(
         guidance_scale=0.0,
         scheduler_name="euler",
     ),
-    capabilities=Capabilities(max_rows=8, previews=True, scheduler_names=("euler", "ddim")),
+    capabilities=Capabilities(
+        max_rows=8, previews=True, scheduler_names=("euler", "euler_a", "ddim", "dpmpp_2m", "dpmpp_2m_karras")
+    ),
 )
 
 
@@ -68,6 +71,7 @@ class FakeImageService:
     ) -> None:
         self._settings = settings
         self._store = PictureStore(settings.store)
+        self._live = LiveDrawingsHere()
         self._facts = facts
         self.delay_s = delay_s
         self.failure = failure
@@ -85,6 +89,11 @@ class FakeImageService:
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
         return self._store
+
+    @property
+    def live(self) -> LiveDrawingsHere:
+        """What is being drawn now, and for whom."""
+        return self._live
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """The pool's facts.

@@ -21,6 +21,7 @@ ROUTES: list[tuple[str, str]] = [
     ("POST", "/generate"),
     ("POST", "/api/text2image"),
     ("POST", "/v1/images/generations"),
+    ("POST", "/sdapi/v1/txt2img"),
 ]
 STREAM = {"stream": True}
 
@@ -117,5 +118,4 @@ async def test_an_id_that_can_be_guessed_keeps_nothing_under_it(
 async def test_other_wishes_are_refused(client: httpx.AsyncClient, method: str, url: str, value: Any) -> None:
     response = await client.request(method, url, **_options(method, {**SMALL, "on_disconnect": value}))
     assert response.status_code in (400, 422)
-    error = response.json()["error"]
-    assert error.get("field", error.get("param")) == "on_disconnect"
+    assert "on_disconnect: " in response.text

@@ -40,7 +40,7 @@ def _picture(details: str, kind: ImageFormat = ImageFormat.PNG) -> bytes:
 
 @pytest.mark.parametrize("kind", ImageFormat)
 async def test_the_same_file_comes_back(client: httpx.AsyncClient, kind: ImageFormat) -> None:
-    asked = {
+    asked: dict[str, str | int | float] = {
         "prompt": "a füchse, 狐",
         "negative_prompt": "blurry",
         "width": 128,

@@ -10,6 +10,29 @@ import pytest
 
 from serve_app.fake_service import FakeImageService
 
+A1111 = [
+    "txt2img",
+    "progress",
+    "interrupt",
+    "skip",
+    "options",
+    "sd-models",
+    "samplers",
+    "schedulers",
+    "scripts",
+    "embeddings",
+    "refresh-checkpoints",
+    "sd-vae",
+    "sd-modules",
+    "upscalers",
+    "latent-upscale-modes",
+    "loras",
+    "hypernetworks",
+    "face-restorers",
+    "realesrgan-models",
+    "prompt-styles",
+]
+
 
 async def test_health_is_ready_exactly_while_it_can_draw(
     client: httpx.AsyncClient, service: FakeImageService
@@ -72,6 +95,9 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/imagine",
         "/api/text2image",
         "/generate",
+        "/internal/progress",
+        "/internal/pending-tasks",
+        *(f"/sdapi/v1/{name}" for name in A1111),
         "/v1/images/generations",
         "/v1/models",
         "/v1/models/{model}",
