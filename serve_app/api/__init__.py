@@ -5,12 +5,23 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from serve_app import __version__
-from serve_app.api import a1111, docs, generate, imagine, openai, pictures, replay, system, text2image
+from serve_app.api import (
+    a1111,
+    docs,
+    generate,
+    huggingface,
+    imagine,
+    openai,
+    pictures,
+    replay,
+    system,
+    text2image,
+)
 from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import BodyLimitMiddleware, ForwardedPrefixMiddleware, RequestIdMiddleware
 from serve_app.settings import Settings
 
-_WIRE_FORMATS = (imagine, text2image, generate, openai, a1111, replay, pictures, system, docs)
+_WIRE_FORMATS = (imagine, text2image, generate, openai, a1111, huggingface, replay, pictures, system, docs)
 
 
 def build_app(settings: Settings) -> FastAPI:

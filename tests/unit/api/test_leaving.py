@@ -22,11 +22,15 @@ ROUTES: list[tuple[str, str]] = [
     ("POST", "/api/text2image"),
     ("POST", "/v1/images/generations"),
     ("POST", "/sdapi/v1/txt2img"),
+    ("POST", "/"),
 ]
 STREAM = {"stream": True}
 
 
-def _options(method: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _options(method: str, url: str, fields: dict[str, Any]) -> dict[str, Any]:
+    if url == "/":
+        prompt, seed = fields.pop("prompt"), fields.pop("seed")
+        fields = {"inputs": prompt, "parameters": {"seed": seed}, **fields}
     return {"params": fields} if method == "GET" else {"json": fields}
 
 
@@ -42,7 +46,7 @@ async def test_every_answer_tells_how_it_was_drawn(
 ) -> None:
     priced = settings.model_copy(update={"pools": [PoolSettings(price_per_hour=9.0)]})
     async with make_client(FakeImageService(priced)) as client:
-        response = await client.request(method, url, **_options(method, SMALL))
+        response = await client.request(method, url, **_options(method, url, dict(SMALL)))
     assert response.status_code == 200, response.text
     headers = response.headers
     uuid.UUID(headers["x-request-id"])
@@ -54,9 +58,11 @@ async def test_every_answer_tells_how_it_was_drawn(
     assert stages == ["queue", "prepare", "denoise", "decode", "encode", *stored]
 
 
-@pytest.mark.parametrize("fields", [{}, STREAM])
 @pytest.mark.parametrize("on_disconnect", ["cancel", "finish"])
-@pytest.mark.parametrize(("method", "url"), ROUTES)
+@pytest.mark.parametrize(
+    ("method", "url", "fields"),
+    [*((method, url, {}) for method, url in ROUTES), ("POST", "/v1/images/generations", STREAM)],
+)
 async def test_leaving(
     service: FakeImageService,
     served_at: ServedAt,
@@ -65,14 +71,12 @@ async def test_leaving(
     on_disconnect: str,
     fields: dict[str, Any],
 ) -> None:
-    if fields and not url.startswith("/v1"):
-        pytest.skip("only this contract has streams")
     service.delay_s = 0.2
     picture_id = str(uuid.uuid4())
     body = {**SMALL, **fields, "on_disconnect": on_disconnect}
     async with httpx.AsyncClient(base_url=served_at(service), trust_env=False) as client:
         leaving = asyncio.create_task(
-            client.request(method, url, headers={"X-Request-Id": picture_id}, **_options(method, body))
+            client.request(method, url, headers={"X-Request-Id": picture_id}, **_options(method, url, body))
         )
         await _until(lambda: service.drafts)
         await asyncio.sleep(0.1)
@@ -116,6 +120,6 @@ async def test_an_id_that_can_be_guessed_keeps_nothing_under_it(
 @pytest.mark.parametrize("value", ["stay", "", 1])
 @pytest.mark.parametrize(("method", "url"), ROUTES)
 async def test_other_wishes_are_refused(client: httpx.AsyncClient, method: str, url: str, value: Any) -> None:
-    response = await client.request(method, url, **_options(method, {**SMALL, "on_disconnect": value}))
+    response = await client.request(method, url, **_options(method, url, {**SMALL, "on_disconnect": value}))
     assert response.status_code in (400, 422)
     assert "on_disconnect: " in response.text

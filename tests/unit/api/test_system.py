@@ -10,28 +10,11 @@ import pytest
 
 from serve_app.fake_service import FakeImageService
 
-A1111 = [
-    "txt2img",
-    "progress",
-    "interrupt",
-    "skip",
-    "options",
-    "sd-models",
-    "samplers",
-    "schedulers",
-    "scripts",
-    "embeddings",
-    "refresh-checkpoints",
-    "sd-vae",
-    "sd-modules",
-    "upscalers",
-    "latent-upscale-modes",
-    "loras",
-    "hypernetworks",
-    "face-restorers",
-    "realesrgan-models",
-    "prompt-styles",
-]
+_LISTS = (
+    "sd-vae sd-modules upscalers latent-upscale-modes loras hypernetworks face-restorers realesrgan-models"
+)
+_MENUS = "options sd-models samplers schedulers scripts embeddings refresh-checkpoints prompt-styles"
+A1111 = f"txt2img progress interrupt skip {_MENUS} {_LISTS}".split(" ")
 
 
 async def test_health_is_ready_exactly_while_it_can_draw(
@@ -98,6 +81,8 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/internal/progress",
         "/internal/pending-tasks",
         *(f"/sdapi/v1/{name}" for name in A1111),
+        "/",
+        "/models/{model}",
         "/v1/images/generations",
         "/v1/models",
         "/v1/models/{model}",
