@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.drawing import draw, picture_headers
-from serve_app.api.errors import DRAWING_STATUSES, Problem, WireErrors, error_responses
+from serve_app.api.errors import DRAWING_STATUSES, ErrorBody, Problem, WireErrors, error_responses
 from serve_app.api.unattended import Disconnectable, keep_as
 from serve_app.limits import (
     GuidanceScale,
@@ -140,6 +140,7 @@ _DOCUMENTED: dict[str, Any] = {
             },
         },
         **error_responses(HuggingFaceError, 400, 406, *DRAWING_STATUSES),
+        404: {"model": ErrorBody, "description": "The address is no name of a model."},
     },
     "openapi_extra": body_schema(TextToImageRequest),
 }

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.drawing import draw, drawing_headers, follow, store_pictures
-from serve_app.api.errors import ErrorDetail, Problem, WireErrors, error_responses
+from serve_app.api.errors import ErrorBody, ErrorDetail, Problem, WireErrors, error_responses
 from serve_app.api.openai_stream import StreamedOutput, Usage, picture_events, preview_every, server_sent
 from serve_app.api.sizes import check_size, parse_size
 from serve_app.api.unattended import Disconnectable, keep_as
@@ -365,7 +365,7 @@ async def models(service: Service) -> ModelList:
     "/models/{model:path}",
     summary="One model",
     responses={
-        **error_responses(OpenAIError, 404),
+        404: {"model": OpenAIError | ErrorBody, "description": "No such model."},
         "default": {"model": OpenAIError, "description": "Any other refusal."},
     },
 )
