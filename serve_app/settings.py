@@ -109,7 +109,8 @@ class Settings(BaseSettings):
         max_upload_bytes: Largest picture that may be sent to be drawn again.
         max_ongoing_requests: Most requests in one ingress replica at a time.
         ingress_replicas: Replicas of the ingress.
-        trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``.
+        trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``; take a caller's address
+            from ``X-Forwarded-For``.
         public_url: Absolute base of urls in answers, when proxies do not say it; wins over the headers.
         log_prompts: Write prompts to the log.
         openai_model_aliases: Other model names that OpenAI clients may send, each with the model that draws for it.

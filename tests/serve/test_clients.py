@@ -106,7 +106,7 @@ async def test_leaving(service: RunningService, on_disconnect: str) -> None:
 
 def test_openai_stream_and_cost(service: RunningService) -> None:
     with (
-        httpx.Client(trust_env=False) as transport,
+        openai.DefaultHttpxClient(trust_env=False) as transport,
         openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", http_client=transport) as client,
     ):
         stream = client.images.generate(

@@ -58,39 +58,59 @@ async def test_every_answer_tells_how_it_was_drawn(
     assert stages == ["queue", "prepare", "denoise", "decode", "encode", *stored]
 
 
-@pytest.mark.parametrize("on_disconnect", ["cancel", "finish"])
+async def _leave_while_drawing(
+    client: httpx.AsyncClient, service: FakeImageService, method: str, url: str, headers: Any, options: Any
+) -> None:
+    leaving = asyncio.create_task(client.request(method, url, headers=headers, **options))
+    await _until(lambda: service.drafts)
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+
+
 @pytest.mark.parametrize(
     ("method", "url", "fields"),
     [*((method, url, {}) for method, url in ROUTES), ("POST", "/v1/images/generations", STREAM)],
 )
-async def test_leaving(
-    service: FakeImageService,
-    served_at: ServedAt,
-    method: str,
-    url: str,
-    on_disconnect: str,
-    fields: dict[str, Any],
+async def test_a_drawing_may_go_on_and_be_kept(
+    service: FakeImageService, served_at: ServedAt, method: str, url: str, fields: dict[str, Any]
 ) -> None:
     service.delay_s = 0.2
     picture_id = str(uuid.uuid4())
-    body = {**SMALL, **fields, "on_disconnect": on_disconnect}
+    options = _options(method, url, {**SMALL, **fields, "on_disconnect": "finish"})
     async with httpx.AsyncClient(base_url=served_at(service), trust_env=False) as client:
-        leaving = asyncio.create_task(
-            client.request(method, url, headers={"X-Request-Id": picture_id}, **_options(method, url, body))
+        await _leave_while_drawing(client, service, method, url, {"X-Request-Id": picture_id}, options)
+        async with asyncio.timeout(10):
+            while (answer := await client.get(f"/images/{picture_id}/0_0.png")).status_code == 404:
+                await asyncio.sleep(0.05)
+    assert Image.open(io.BytesIO(answer.content)).format == "PNG"
+    assert service.cancelled == []
+
+
+async def test_leaving_a_stream_stops_the_drawing(service: FakeImageService, served_at: ServedAt) -> None:
+    service.delay_s = 0.2
+    async with httpx.AsyncClient(base_url=served_at(service), trust_env=False) as client:
+        await _leave_while_drawing(
+            client, service, "POST", "/v1/images/generations", {}, {"json": {**SMALL, **STREAM}}
         )
-        await _until(lambda: service.drafts)
-        await asyncio.sleep(0.1)
-        leaving.cancel()
-        await asyncio.wait({leaving})
-        if on_disconnect == "finish":
-            async with asyncio.timeout(10):
-                while (answer := await client.get(f"/images/{picture_id}/0_0.png")).status_code == 404:
-                    await asyncio.sleep(0.05)
-            assert Image.open(io.BytesIO(answer.content)).format == "PNG"
-            assert service.cancelled == []
-        elif url == "/v1/images/generations" and fields:
-            await _until(lambda: service.cancelled)
-            assert service.finished == []
+        await _until(lambda: service.cancelled)
+    assert service.finished == []
+    assert await service.store.list() == []
+
+
+@pytest.mark.parametrize(("method", "url"), ROUTES)
+async def test_a_cancelled_request_is_kept_too(
+    client: httpx.AsyncClient, service: FakeImageService, method: str, url: str
+) -> None:
+    # Without a server between, cancelling the client cancels the route, as Ray Serve does.
+    service.delay_s = 0.1
+    picture_id = str(uuid.uuid4())
+    options = _options(method, url, {**SMALL, "on_disconnect": "finish"})
+    await _leave_while_drawing(client, service, method, url, {"X-Request-Id": picture_id}, options)
+    async with asyncio.timeout(10):
+        while not await service.store.holds(picture_id):
+            await asyncio.sleep(0.02)
+    assert service.cancelled == []
 
 
 async def test_finishing_replaces_no_picture(client: httpx.AsyncClient) -> None:

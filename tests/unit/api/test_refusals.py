@@ -123,6 +123,38 @@ async def test_large_bodies_are_refused_before_they_are_read(client: httpx.Async
     assert chunks_read < 15
 
 
+@pytest.mark.parametrize(
+    "route",
+    [
+        *JSON_ROUTES,
+        "/",
+        "/v1/images/generations",
+        "/sdapi/v1/txt2img",
+        "/sdapi/v1/options",
+        "/internal/progress",
+    ],
+)
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b'{"prompt": "\xff"}', 400),
+        (b'{"seed": ' + b"9" * 5000 + b"}", 400),
+        (b'{"prompt": "' + b"x" * 10_000_000 + b'"}', 413),
+    ],
+    ids=["cut", "deep", "not UTF-8", "digits", "10 MB"],
+)
+async def test_every_json_route_refuses_what_it_cannot_read(
+    client: httpx.AsyncClient, service: FakeImageService, route: str, body: bytes, status: int
+) -> None:
+    response = await client.post(route, content=body)
+    assert response.status_code == status
+    assert response.json()
+    assert response.headers["x-request-id"]
+    assert service.drafts == []
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("GET", "/generate", 405)])
 async def test_no_such_route(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     response = await client.request(method, path)
