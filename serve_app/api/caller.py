@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 
@@ -10,6 +11,7 @@ from fastapi import Request
 from serve_app.settings import Settings
 
 _KEYED = "key:"
+_NOBODY = base64.b64encode(b":").decode()
 
 
 def caller_of(request: Request, settings: Settings) -> str:
@@ -23,7 +25,7 @@ def caller_of(request: Request, settings: Settings) -> str:
         request: The request.
         settings: The application's settings.
     """
-    key = request.headers.get("authorization") or request.headers.get("x-api-key")
+    key = _credentials(request.headers.get("authorization", "")) or request.headers.get("x-api-key", "").strip()
     if key:
         return _KEYED + hashlib.sha256(key.encode()).hexdigest()
     address = request.client.host if request.client else ""
@@ -38,6 +40,14 @@ def may_see(caller: str, owner: str) -> bool:
     Owners with a key keep theirs to themselves; the address of others may change between two requests.
     """
     return caller == owner or not (caller.startswith(_KEYED) or owner.startswith(_KEYED))
+
+
+def _credentials(authorization: str) -> str:
+    """The header, or nothing where it holds no secret: some clients send a user and password that are empty."""
+    scheme, _, secret = authorization.strip().partition(" ")
+    if not secret.strip() or (scheme.lower() == "basic" and secret.strip() == _NOBODY):
+        return ""
+    return authorization.strip()
 
 
 def _forwarded_address(header: str) -> str:

@@ -24,6 +24,12 @@ def test_the_key_comes_first() -> None:
     assert caller_of(request(x_api_key="k"), TRUSTING).startswith("key:")
 
 
+@pytest.mark.parametrize("header", ["", " ", "Basic", "Basic ", "Basic Og==", "Bearer "])
+def test_empty_credentials_are_none(header: str) -> None:
+    # SillyTavern sends them where no password was set; its users must not pass for one.
+    assert caller_of(request(authorization=header), WARY) == "address:10.0.0.9"
+
+
 @pytest.mark.parametrize(
     ("forwarded", "address"),
     [
