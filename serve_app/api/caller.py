@@ -25,7 +25,9 @@ def caller_of(request: Request, settings: Settings) -> str:
         request: The request.
         settings: The application's settings.
     """
-    key = _credentials(request.headers.get("authorization", "")) or request.headers.get("x-api-key", "").strip()
+    key = (
+        _credentials(request.headers.get("authorization", "")) or request.headers.get("x-api-key", "").strip()
+    )
     if key:
         return _KEYED + hashlib.sha256(key.encode()).hexdigest()
     address = request.client.host if request.client else ""

@@ -15,10 +15,18 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from serve_app.api.deps import Service, body_schema, json_body
+from serve_app.api.deps import Service, body_schema, inlined_schema, json_body
 from serve_app.api.drawing import draw, drawing_headers, follow, store_pictures
 from serve_app.api.errors import ErrorBody, ErrorDetail, Problem, WireErrors, error_responses
-from serve_app.api.openai_stream import StreamedOutput, Usage, picture_events, preview_every, server_sent
+from serve_app.api.openai_stream import (
+    CompletedImage,
+    PartialImage,
+    StreamedOutput,
+    Usage,
+    picture_events,
+    preview_every,
+    server_sent,
+)
 from serve_app.api.sizes import check_size, parse_size
 from serve_app.api.unattended import Disconnectable, keep_as
 from serve_app.api.urls import base_url
@@ -269,6 +277,21 @@ def _render(problem: Problem) -> dict[str, Any]:
     return OpenAIError(error=shaped).model_dump()
 
 
+_EVENT_SCHEMA = {
+    "type": "object",
+    "description": "One event; its data is JSON.",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["image_generation.partial_image", "image_generation.completed", "error"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "oneOf": [inlined_schema(kind) for kind in (PartialImage, CompletedImage, OpenAIError)]
+            },
+        },
+    },
+}
 _ERRORS = WireErrors(client_field=_client_field, render=_render, adapt=_adapt)
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=_ERRORS.route_class())
 
@@ -281,7 +304,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=_ERRORS.route_clas
     responses={
         200: {
             "description": "The pictures; with stream, events of the picture on its way.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
         },
         **error_responses(OpenAIError, 400, 404, 413, 500, 503, 504),
     },

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
+import signal
 import time
 import uuid
 from typing import Any
@@ -33,6 +35,11 @@ async def _ask(service: RunningService, method: str, path: str, **options: Any) 
         return response.json()
 
 
+async def _progress(service: RunningService, headers: dict[str, str]) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=service.url, timeout=60.0, trust_env=False) as client:
+        return await client.get("/sdapi/v1/progress", headers=headers)
+
+
 async def _until_drawing(service: RunningService, headers: dict[str, str]) -> None:
     async with asyncio.timeout(30):
         while (await _ask(service, "GET", "/sdapi/v1/progress", headers=headers))["state"]["job_count"] == 0:
@@ -48,6 +55,9 @@ async def test_progress_and_interrupt_whichever_replica_answers(service: Running
         for _ in range(10)
     ]
     assert states == [1] * 10
+    async with asyncio.timeout(20):
+        while (await _ask(service, "GET", "/sdapi/v1/progress", headers=me))["current_image"] is None:
+            await asyncio.sleep(0.05)
     idle = await _ask(service, "GET", "/sdapi/v1/progress", headers=other)
     assert (idle["progress"], idle["state"]["job_count"]) == (0.0, 0)
     await _ask(service, "POST", "/sdapi/v1/interrupt", headers=other)
@@ -79,6 +89,19 @@ async def test_a_chosen_model_holds_on_every_replica(service: RunningService) ->
         assert options["sd_model_checkpoint"].startswith("fake [")
     answer = await _ask(service, "POST", "/sdapi/v1/txt2img", json={"prompt": "a", "steps": 2}, headers=me)
     assert answer["parameters"]["override_settings"]["sd_model_checkpoint"].startswith("fake [")
+
+
+async def test_a_drawing_outlives_the_place_that_knows_of_it(service: RunningService) -> None:
+    me = {"Authorization": "Bearer survivor"}
+    mine = asyncio.create_task(_ask(service, "POST", "/sdapi/v1/txt2img", json=SLOW, headers=me))
+    await _until_drawing(service, me)
+    (keeper,) = service.replicas("LiveDrawings")
+    os.kill(keeper.pid, signal.SIGKILL)
+    assert len((await mine)["images"]) == 1
+    async with asyncio.timeout(60):
+        while (after := await _progress(service, me)).status_code == 503:
+            await asyncio.sleep(0.2)
+    assert after.json()["state"]["job_count"] == 0
 
 
 @pytest.mark.parametrize("on_disconnect", ["cancel", "finish"])
