@@ -11,10 +11,14 @@ from ray import serve
 from serve_app import accelerators
 from serve_app.deployment import PoolReplica
 from serve_app.ingress import Ingress
+from serve_app.live_drawings_handle import LiveDrawingsDeployment
 from serve_app.settings import PoolSettings, Settings
 
 DRAIN_S = 120.0
 """Seconds a replica may take to finish its pictures when it is replaced; longer than the longest usual picture."""
+
+LIVE_MAX_ONGOING_REQUESTS = 4096
+"""Calls take far less than a millisecond each, so this many are never under way at once."""
 
 
 def build(args: Settings) -> serve.Application:
@@ -33,7 +37,19 @@ def build(args: Settings) -> serve.Application:
         graceful_shutdown_timeout_s=DRAIN_S,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(args, handles)
+    return ingress.bind(args, handles, live=_live_drawings() if args.ingress_replicas > 1 else None)
+
+
+def _live_drawings() -> serve.Application:
+    # One replica, since it is the place that all ingress replicas share; nothing in it must survive a restart.
+    return LiveDrawingsDeployment.options(
+        num_replicas=1,
+        max_ongoing_requests=LIVE_MAX_ONGOING_REQUESTS,
+        graceful_shutdown_timeout_s=1.0,
+        health_check_period_s=5,
+        health_check_timeout_s=15,
+        ray_actor_options={"num_cpus": 0},
+    ).bind()
 
 
 def _pool_deployment(pool: PoolSettings) -> serve.Application:

@@ -15,7 +15,8 @@ from serve_app import accelerators
 from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine, EngineStats
 from serve_app.errors import ImagineError
-from serve_app.images import encode, infotext
+from serve_app.images import encode
+from serve_app.metadata import picture_parameters
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
@@ -199,9 +200,11 @@ class Replica:
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def _encode(self, request: GenerationRequest, index: int, pixels: Pixels) -> bytes:
-        sampler = request.scheduler_name or self._facts.defaults.scheduler_name
-        text = infotext(request, index=index, model=self._pool.model, sampler=sampler)
-        return encode(pixels, request.output, text)
+        scheduler_name = request.scheduler_name or self._facts.defaults.scheduler_name
+        parameters = picture_parameters(
+            request, index=index, model=self._pool.model, scheduler_name=scheduler_name
+        )
+        return encode(pixels, request.output, parameters)
 
     def __del__(self) -> None:
         # Serve calls this after the drain; a constructor that failed has nothing to close.

@@ -11,10 +11,13 @@ from contextlib import aclosing
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.live_drawings import LiveDrawingsHere
+from serve_app.metadata import picture_parameters
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
+    OutputOptions,
     Pixels,
     RequestDraft,
     StageSeconds,
@@ -34,12 +37,16 @@ FAKE_FACTS = PoolFacts(
         guidance_scale=0.0,
         scheduler_name="euler",
     ),
-    capabilities=Capabilities(max_rows=8, scheduler_names=("euler", "ddim")),
+    capabilities=Capabilities(
+        max_rows=8, previews=True, scheduler_names=("euler", "euler_a", "ddim", "dpmpp_2m", "dpmpp_2m_karras")
+    ),
 )
 
 
 class FakeImageService:
     """Draws one flat colour per prompt and seed, checked against capabilities as the real one does.
+
+    Each step counts as one second of the device; previews grow from black to white.
 
     Args:
         settings: The application's settings; the store is made from them.
@@ -64,6 +71,7 @@ class FakeImageService:
     ) -> None:
         self._settings = settings
         self._store = PictureStore(settings.store)
+        self._live = LiveDrawingsHere()
         self._facts = facts
         self.delay_s = delay_s
         self.failure = failure
@@ -81,6 +89,11 @@ class FakeImageService:
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
         return self._store
+
+    @property
+    def live(self) -> LiveDrawingsHere:
+        """What is being drawn now, and for whom."""
+        return self._live
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """The pool's facts.
@@ -115,8 +128,10 @@ class FakeImageService:
         try:
             for step in range(request.num_inference_steps):
                 if progress:
-                    yield StepProgress(request.request_id, 0, step, request.num_inference_steps)
+                    yield self._progress(request, step)
                 await asyncio.sleep(self.delay_s)
+            if progress:
+                yield self._progress(request, request.num_inference_steps)
             if self.failure is not None:
                 raise self.failure
         except (asyncio.CancelledError, GeneratorExit):
@@ -131,6 +146,10 @@ class FakeImageService:
             model=self._facts.model,
             accelerator=self._facts.accelerator,
             total_s=time.perf_counter() - start,
+            cost=self._settings.pools[0].price_per_hour
+            / 3600
+            * request.num_inference_steps
+            * request.num_images,
         )
 
     async def draw(self, draft: RequestDraft) -> GenerationResult:
@@ -149,14 +168,24 @@ class FakeImageService:
         """`is_ready`."""
         return self.is_ready
 
+    def _progress(self, request: GenerationRequest, step: int) -> StepProgress:
+        steps, every = request.num_inference_steps, request.preview_every
+        preview = None
+        if every and step and step < steps and step % every == 0 and self._facts.capabilities.previews:
+            grey = Pixels(8, 8, bytes([255 * step // steps]) * (3 * 8 * 8))
+            preview = images.encode(grey, OutputOptions())
+        return StepProgress(request.request_id, 0, step, steps, preview=preview)
+
     def _draw_one(self, request: GenerationRequest, index: int) -> GeneratedImage:
         seed = request.image_seed(index)
         colour = hashlib.sha256(f"{request.prompt}\n{seed}".encode()).digest()[:3]
         pixels = Pixels(request.width, request.height, colour * (request.width * request.height))
-        sampler = request.scheduler_name or self._facts.defaults.scheduler_name
-        text = images.infotext(request, index=index, model=self._facts.model, sampler=sampler)
+        scheduler_name = request.scheduler_name or self._facts.defaults.scheduler_name
+        parameters = picture_parameters(
+            request, index=index, model=self._facts.model, scheduler_name=scheduler_name
+        )
         start = time.perf_counter()
-        data = images.encode(pixels, request.output, text)
+        data = images.encode(pixels, request.output, parameters)
         return GeneratedImage(
             index=index,
             seed=seed,
@@ -164,5 +193,7 @@ class FakeImageService:
             format=request.output.format,
             width=request.width,
             height=request.height,
-            seconds=StageSeconds(encode=time.perf_counter() - start),
+            seconds=StageSeconds(
+                encode=time.perf_counter() - start, device=float(request.num_inference_steps)
+            ),
         )

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.api import build_app
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
+from serve_app.live_drawings import LiveDrawings, LiveDrawingsHere
+from serve_app.live_drawings_handle import LiveDrawingsThere
 from serve_app.request import GenerationRequest, GenerationResult, RequestDraft, StepProgress
 from serve_app.router import Router
 from serve_app.settings import PoolSettings, Settings
@@ -104,6 +107,7 @@ class HandlePool:
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds = time.monotonic() - started
+                    event = replace(event, cost=self._settings.price_per_hour / 3600.0 * event.device_s)
                 yield event
         except RayTaskError as error:
             # Ray wraps what the replica raised; the domain error inside is what the client should see.
@@ -135,10 +139,17 @@ class ImageIngress:
     Args:
         settings: The application's settings.
         handles: Deployment handle of every pool, by pool name.
+        live: Handle of the one `LiveDrawingsDeployment`; None where this is the only ingress replica.
     """
 
-    def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        handles: Mapping[str, DeploymentHandle],
+        live: DeploymentHandle | None = None,
+    ) -> None:
         self._settings = settings
+        self._live: LiveDrawings = LiveDrawingsHere() if live is None else LiveDrawingsThere(live)
         self._pools = tuple(HandlePool(pool, handles[pool.name]) for pool in settings.pools)
         self._router = Router(self._pools)
         self._store = PictureStore(settings.store)
@@ -159,6 +170,11 @@ class ImageIngress:
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
         return self._store
+
+    @property
+    def live(self) -> LiveDrawings:
+        """What is being drawn now, and for whom."""
+        return self._live
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """Facts of the first pool that the names allow and that answers.

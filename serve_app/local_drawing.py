@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from serve_app import accelerators
 from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine
 from serve_app.errors import ConfigurationError, GenerationFailed, ImagineError, InvalidRequest
-from serve_app.images import encode, infotext
+from serve_app.images import encode
+from serve_app.metadata import picture_parameters
 from serve_app.request import (
     GenerationRequest,
     ImageFormat,
@@ -74,10 +76,14 @@ def draw_locally(
         path = (
             output if request.num_images == 1 else output.with_name(f"{output.stem}-{index}{output.suffix}")
         )
-        sampler = request.scheduler_name or facts.defaults.scheduler_name
-        text = infotext(request, index=index, model=pool.model, sampler=sampler)
+        parameters = picture_parameters(
+            replace(request, output=OutputOptions(image_format)),
+            index=index,
+            model=pool.model,
+            scheduler_name=request.scheduler_name or facts.defaults.scheduler_name,
+        )
         try:
-            path.write_bytes(encode(pixels, OutputOptions(image_format), text))
+            path.write_bytes(encode(pixels, OutputOptions(image_format), parameters))
         except OSError as error:
             raise ConfigurationError(f"cannot write {path} ({error.strerror})") from None
         spent = seconds.prepare + seconds.denoise + seconds.decode

@@ -33,6 +33,13 @@ NOISE_SCHEDULERS: tuple[NoiseSchedulerName, ...] = (
 )
 
 
+def sampler_and_schedule(name: str) -> tuple[str, str]:
+    """A1111's two names, sampler and schedule type, of a canonical name; an unknown name stays as it is."""
+    label = next((known.label for known in NOISE_SCHEDULERS if known.name == name), name)
+    sampler, _, schedule = label.rpartition(" ")
+    return (sampler, schedule) if schedule == "Karras" else (label, "Automatic")
+
+
 def _plain(text: str) -> str:
     return text.casefold().replace("++", "pp").replace(" ", "").replace("_", "").replace("-", "")
 

@@ -215,6 +215,9 @@ class StageSeconds:
         denoise: From the first step to the last.
         decode: VAE decoding.
         encode: File encoding.
+        device: Of the replica's device, the picture's own share: where pictures share a step, each has the part
+            of the step's seconds that its rows are of the batch. The shares of all pictures add up to the time
+            the device was busy.
     """
 
     queue: float = 0.0
@@ -222,6 +225,7 @@ class StageSeconds:
     denoise: float = 0.0
     decode: float = 0.0
     encode: float = 0.0
+    device: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +283,8 @@ class GenerationResult:
         model: Model id as configured.
         accelerator: Accelerator name.
         total_s: Seconds from acceptance by the replica to the last encoded picture.
+        cost: What its share of the device cost, in the currency of the pool's ``price_per_hour``; filled in by the
+            ingress, which knows the price.
     """
 
     request: GenerationRequest
@@ -287,3 +293,9 @@ class GenerationResult:
     model: str
     accelerator: str
     total_s: float
+    cost: float = 0.0
+
+    @property
+    def device_s(self) -> float:
+        """Seconds of the replica's device that all the pictures took (`StageSeconds.device`)."""
+        return sum(image.seconds.device for image in self.images)

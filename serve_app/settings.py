@@ -111,11 +111,14 @@ class Settings(BaseSettings):
         store: Picture store.
         request_timeout_s: Longest time one request may take, seconds.
         max_body_bytes: Largest request body.
+        max_upload_bytes: Largest picture that may be sent to be drawn again.
         max_ongoing_requests: Most requests in one ingress replica at a time.
         ingress_replicas: Replicas of the ingress.
-        trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``.
+        trust_forwarded_headers: Build absolute urls from ``X-Forwarded-Proto/-Host/-Prefix``; take a caller's address
+            from ``X-Forwarded-For``.
         public_url: Absolute base of urls in answers, when proxies do not say it; wins over the headers.
         log_prompts: Write prompts to the log.
+        openai_model_aliases: Other model names that OpenAI clients may send, each with the model that draws for it.
     """
 
     model_config = SettingsConfigDict(env_prefix="IMAGINE_", env_nested_delimiter="__", extra="forbid")
@@ -126,17 +129,29 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     trust_forwarded_headers: bool = True
     public_url: str | None = None
     log_prompts: bool = False
+    openai_model_aliases: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
         names = [pool.name for pool in self.pools]
         if len(set(names)) != len(names):
             raise ValueError(f"pool names must be unique, got {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_name_models(self) -> Self:
+        models = sorted({pool.model for pool in self.pools})
+        for alias, model in self.openai_model_aliases.items():
+            if model not in models:
+                raise ValueError(
+                    f"openai_model_aliases: {alias} means {model}, served are {', '.join(models)}"
+                )
         return self
 
 

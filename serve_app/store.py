@@ -152,6 +152,23 @@ class PictureStore:
         self._refuse_expired(info)
         return info
 
+    async def holds(self, picture_id: str) -> bool:
+        """Whether any picture is stored under this id.
+
+        Raises:
+            NotFound: The id is not one of ours.
+            StoreUnavailable: The storage refused or did not answer.
+        """
+        _path(picture_id, GRID_NAME)
+        try:
+            with _domain_errors(picture_id):
+                async for chunk in obstore.list(self._store, picture_id, chunk_size=1):
+                    if chunk:
+                        return True
+        except NotFound:
+            log.debug("A folder vanished while it was looked into")
+        return False
+
     async def list(self) -> list[PictureInfo]:
         """Every picture of the store, in no order; objects that are none of ours are left out.
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from serve_app import __version__
-from serve_app.api import docs, generate, imagine, pictures, system, text2image
+from serve_app.api import (
+    a1111,
+    docs,
+    generate,
+    huggingface,
+    imagine,
+    openai,
+    pictures,
+    replay,
+    system,
+    text2image,
+)
 from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import BodyLimitMiddleware, ForwardedPrefixMiddleware, RequestIdMiddleware
 from serve_app.settings import Settings
 
-_WIRE_FORMATS = (imagine, text2image, generate, pictures, system, docs)
+_WIRE_FORMATS = (imagine, text2image, generate, openai, a1111, huggingface, replay, pictures, system, docs)
 
 
 def build_app(settings: Settings) -> FastAPI:
@@ -34,7 +45,11 @@ def build_app(settings: Settings) -> FastAPI:
         app.include_router(wire_format.router)
     install_fallbacks(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_bytes=settings.max_body_bytes,
+        uploads={replay.PATH: settings.max_upload_bytes},
+    )
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)
     app.add_middleware(RequestIdMiddleware)

@@ -1,20 +1,24 @@
-"""Drawing within the time limit, and the headers that tell of it."""
+"""Drawing within the time limit, what happens when the caller leaves, and the headers that tell of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote
 
+from serve_app.api.unattended import attended, detached
 from serve_app.errors import DeadlineExceeded, ImagineError
-from serve_app.request import GeneratedImage, GenerationResult, RequestDraft
+from serve_app.request import GeneratedImage, GenerationResult, RequestDraft, StageSeconds, StepProgress
 from serve_app.service import ImageService
+from serve_app.store import PictureStore, picture_name
 
 Kept = TypeVar("Kept")
+
+_STAGES = ("queue", "prepare", "denoise", "decode", "encode")
 
 
 @asynccontextmanager
@@ -40,14 +44,68 @@ async def time_limit(timeout_s: float) -> AsyncIterator[float]:
         raise DeadlineExceeded(f"The request took longer than {timeout_s:g} s") from error
 
 
-async def draw(service: ImageService, draft: RequestDraft) -> GenerationResult:
-    """Draws one request within the time limit. Cancelling the task cancels the drawing.
+async def draw(service: ImageService, draft: RequestDraft, keep_as: str | None = None) -> GenerationResult:
+    """Draws one request within the time limit.
+
+    Args:
+        service: Draws it.
+        draft: What to draw.
+        keep_as: From `unattended.keep_as`: None stops the drawing when this task is cancelled; an id lets it go
+            on to its end, and stores the pictures under the id.
 
     Raises:
         ImagineError: Any of the domain errors.
     """
-    async with time_limit(service.settings.request_timeout_s) as deadline:
-        return await service.draw(replace(draft, deadline=deadline))
+
+    async def drawn() -> GenerationResult:
+        async with time_limit(service.settings.request_timeout_s) as deadline:
+            result = await service.draw(replace(draft, deadline=deadline))
+        if keep_as is not None:
+            await store_pictures(service.store, keep_as, result)
+        return result
+
+    return await attended(drawn(), keep_as)
+
+
+async def follow(
+    service: ImageService, draft: RequestDraft, keep_as: str | None = None
+) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+    """As `draw`, with the steps on the way. Any task may read the iterator; closing it is leaving.
+
+    Yields:
+        `StepProgress` events and, last, the result.
+
+    Raises:
+        ImagineError: Any of the domain errors.
+    """
+    # At most one event for each step and place in the queue, so no limit of its own is needed.
+    events: asyncio.Queue[StepProgress | None] = asyncio.Queue()
+
+    async def drawn() -> GenerationResult:
+        try:
+            async with (
+                time_limit(service.settings.request_timeout_s) as deadline,
+                aclosing(service.stream(replace(draft, deadline=deadline), progress=True)) as stream,
+            ):
+                async for event in stream:
+                    if isinstance(event, GenerationResult):
+                        if keep_as is not None:
+                            await store_pictures(service.store, keep_as, event)
+                        return event
+                    events.put_nowait(event)
+        finally:
+            events.put_nowait(None)
+        raise AssertionError("stream() ends with a result or an error")
+
+    drawing = detached(drawn())
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        yield await drawing
+    finally:
+        if keep_as is None and not drawing.done():
+            drawing.cancel()
+            await asyncio.wait({drawing})
 
 
 async def draw_rounds(
@@ -90,6 +148,47 @@ async def draw_rounds(
     return [task.result() for task in tasks]
 
 
+async def store_pictures(
+    store: PictureStore, picture_id: str, result: GenerationResult, *, number: int = 0
+) -> list[str]:
+    """Stores every picture of one round.
+
+    Returns:
+        The names of the pictures, in their order.
+
+    Raises:
+        StoreUnavailable: The storage refused or did not answer.
+    """
+    names = [picture_name(number, image.index, image.format) for image in result.images]
+    for name, image in zip(names, result.images, strict=True):
+        await store.put(picture_id, name, image.data)
+    return names
+
+
+def drawing_headers(results: Sequence[GenerationResult], *, store_s: float | None = None) -> dict[str, str]:
+    """Headers of every answer that tells of pictures, whatever its format.
+
+    ``X-Seed`` (of the first picture), ``X-Pool``, ``X-Model``, ``X-Cost`` (in the currency of the pools'
+    ``price_per_hour``) and ``Server-Timing``. Of several pictures each stage tells of the one that was longest
+    in it, since they are drawn side by side.
+
+    Args:
+        results: What was drawn, at least one.
+        store_s: Seconds spent storing, where pictures were stored.
+    """
+    seconds = [image.seconds for result in results for image in result.images]
+    stages = {name: max(_milliseconds(one, name) for one in seconds) for name in _STAGES}
+    if store_s is not None:
+        stages["store"] = store_s * 1000
+    return {
+        "X-Seed": str(results[0].images[0].seed),
+        "X-Pool": _header_value(", ".join(dict.fromkeys(result.pool for result in results))),
+        "X-Model": _header_value(", ".join(dict.fromkeys(result.model for result in results))),
+        "X-Cost": f"{sum(result.cost for result in results):.8f}",
+        "Server-Timing": ", ".join(f"{name};dur={duration:.1f}" for name, duration in stages.items()),
+    }
+
+
 def picture_headers(result: GenerationResult, image: GeneratedImage, *, repeatable: bool) -> dict[str, str]:
     """Headers of an answer that is the picture itself.
 
@@ -98,19 +197,17 @@ def picture_headers(result: GenerationResult, image: GeneratedImage, *, repeatab
         image: The picture that is sent.
         repeatable: Whether the client gave the seed, so that the same request gives the same picture.
     """
-    stages = {
-        name: getattr(image.seconds, name) for name in ("queue", "prepare", "denoise", "decode", "encode")
-    }
     return {
-        "X-Seed": str(image.seed),
-        "X-Pool": _header_value(result.pool),
-        "X-Model": _header_value(result.model),
-        "Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items()),
+        **drawing_headers([result]),
         "Content-Disposition": f'inline; filename="imagine-{image.seed}.{image.format.value}"',
         # Without a seed the next visit to the same address must draw anew.
         "Cache-Control": "private, max-age=3600" if repeatable else "no-store",
         "X-Content-Type-Options": "nosniff",
     }
+
+
+def _milliseconds(seconds: StageSeconds, stage: str) -> float:
+    return float(getattr(seconds, stage)) * 1000
 
 
 def _first_domain_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:

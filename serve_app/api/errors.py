@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from serve_app import errors as domain
 from serve_app.api.deps import request_id_of
+from serve_app.api.middleware import request_id_header
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ def plain_body(problem: Problem) -> dict[str, Any]:
     return {"error": problem.detail.model_dump()}
 
 
+def as_it_is(problem: Problem) -> Problem:
+    """For formats that keep the statuses and headers of all the others."""
+    return problem
+
+
 def same_field(canonical: str, request: Request) -> str:
     """For formats whose fields are named as `RequestDraft`'s."""
     return canonical
@@ -99,20 +105,25 @@ class WireErrors:
     Attributes:
         client_field: From a canonical field name and the request to the client's own name.
         render: From a problem to the JSON body.
+        adapt: From a problem to the one with this format's own status, code and headers.
     """
 
     client_field: Callable[[str, Request], str] = same_field
     render: Callable[[Problem], dict[str, Any]] = plain_body
+    adapt: Callable[[Problem], Problem] = as_it_is
 
     def respond(self, request: Request, error: Exception) -> JSONResponse:
         """The answer to `error`: an `ImagineError`, a `RequestValidationError` or an `HTTPException`."""
-        if isinstance(error, RequestValidationError):
-            problem = _validation_problem(error, request)
-        elif isinstance(error, HTTPException):
-            problem = _http_problem(error, request)
-        else:
-            problem = self._domain_problem(error, request)
+        problem = self.adapt(self.problem(request, error))
         return JSONResponse(self.render(problem), status_code=problem.status, headers=dict(problem.headers))
+
+    def problem(self, request: Request, error: Exception) -> Problem:
+        """`error` before it gets this format's shape."""
+        if isinstance(error, RequestValidationError):
+            return _validation_problem(error, request)
+        if isinstance(error, HTTPException):
+            return _http_problem(error, request)
+        return self._domain_problem(error, request)
 
     def _domain_problem(self, error: Exception, request: Request) -> Problem:
         status, code = next((status, code) for kind, status, code in _STATUSES if isinstance(error, kind))
@@ -162,7 +173,12 @@ def install_fallbacks(app: FastAPI) -> None:
         detail = ErrorDetail(
             code="internal", message="The service failed; see its log", request_id=request_id
         )
-        return JSONResponse(plain_body(Problem(status=500, detail=detail)), status_code=500)
+        # This answer is made outside of all middleware, so it takes the header along itself.
+        return JSONResponse(
+            plain_body(Problem(status=500, detail=detail)),
+            status_code=500,
+            headers=request_id_header(request.scope),
+        )
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, failed)

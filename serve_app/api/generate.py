@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.api.deps import Service, body_schema, json_body
-from serve_app.api.drawing import draw
+from serve_app.api.drawing import draw, drawing_headers
 from serve_app.api.errors import DRAWING_STATUSES, ErrorBody, WireErrors, error_responses
+from serve_app.api.unattended import Disconnectable, keep_as
 from serve_app.limits import (
     GuidanceScale,
     NumInferenceSteps,
@@ -23,7 +24,7 @@ from serve_app.limits import (
 from serve_app.request import RequestDraft, random_seed
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(Disconnectable):
     """The body. Fields that are not listed are ignored; null means absent for all but the prompt."""
 
     model_config = ConfigDict(
@@ -105,12 +106,17 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors(client_field=_clien
     openapi_extra=body_schema(GenerateRequest),
 )
 async def generate(
-    body: Annotated[GenerateRequest, Depends(json_body(GenerateRequest))], service: Service
+    body: Annotated[GenerateRequest, Depends(json_body(GenerateRequest))],
+    request: Request,
+    response: Response,
+    service: Service,
 ) -> GenerateResponse:
     """Draws one picture. Absent steps mean the model's own number, not a fixed one: a distilled model needs 4
-    where another needs 30. Closing the connection stops the drawing."""
-    result = await draw(service, body.to_draft())
+    where another needs 30. Closing the connection stops the drawing, unless ``on_disconnect`` says otherwise."""
+    picture_id = await keep_as(request, service.store, body.on_disconnect)
+    result = await draw(service, body.to_draft(), picture_id)
     image, drawn = result.images[0], result.request
+    response.headers.update(drawing_headers([result]))
     return GenerateResponse(
         image=base64.b64encode(image.data).decode("ascii"),
         seed=image.seed,

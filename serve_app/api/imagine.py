@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from serve_app.api.deps import Service
 from serve_app.api.drawing import draw, picture_headers
 from serve_app.api.errors import DRAWING_STATUSES, ErrorBody, WireErrors, error_responses
+from serve_app.api.unattended import Disconnectable, keep_as
 from serve_app.limits import (
     GuidanceScale,
     NumInferenceSteps,
@@ -31,7 +32,7 @@ def _empty_is_absent(value: object) -> object:
 _Blank = BeforeValidator(_empty_is_absent)
 
 
-class ImagineQuery(BaseModel):
+class ImagineQuery(Disconnectable):
     """What to draw; all but the prompt has a default from the model. Unknown parameters are ignored."""
 
     prompt: RequiredPrompt = Field(
@@ -105,7 +106,7 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors(client_field=_clien
     summary="Draw a picture and answer with it",
     responses={
         200: {
-            "description": "The picture. X-Seed, X-Model, X-Pool and Server-Timing tell how it was drawn.",
+            "description": "The picture. X-Seed, X-Model, X-Pool, X-Cost and Server-Timing tell how it was drawn.",
             "content": {
                 kind.media_type: {"schema": {"type": "string", "format": "binary"}} for kind in ImageFormat
             },
@@ -113,9 +114,10 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors(client_field=_clien
         **error_responses(ErrorBody, *DRAWING_STATUSES),
     },
 )
-async def imagine(query: Annotated[ImagineQuery, Query()], service: Service) -> Response:
-    """Draws one picture. Closing the connection stops the drawing."""
-    result = await draw(service, query.to_draft())
+async def imagine(query: Annotated[ImagineQuery, Query()], request: Request, service: Service) -> Response:
+    """Draws one picture. Closing the connection stops the drawing, unless ``on_disconnect`` says otherwise."""
+    picture_id = await keep_as(request, service.store, query.on_disconnect)
+    result = await draw(service, query.to_draft(), picture_id)
     image = result.images[0]
     headers = picture_headers(result, image, repeatable=query.seed is not None)
     return Response(image.data, media_type=image.format.media_type, headers=headers)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import sys
 import uuid
+from collections.abc import Mapping
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,16 +40,25 @@ class RequestIdMiddleware:
             return
         offered = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = offered if _SAFE_ID.fullmatch(offered) else str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         # Ray Serve's proxy gives an id to each request that has none, and adds the header to every answer.
-        proxy_adds_it = offered == request_id and _in_ray_replica()
+        state["proxy_adds_request_id"] = offered == request_id and _in_ray_replica()
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start" and not proxy_adds_it:
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(request_id_header(scope))
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def request_id_header(scope: Scope) -> dict[str, str]:
+    """The header that names the request in its answer; empty where Ray Serve's proxy adds it."""
+    state = scope.get("state", {})
+    if "request_id" not in state or state.get("proxy_adds_request_id"):
+        return {}
+    return {REQUEST_ID_HEADER: state["request_id"]}
 
 
 class BodyLimitMiddleware:
@@ -58,19 +69,22 @@ class BodyLimitMiddleware:
     Args:
         app: The application inside.
         max_bytes: Largest body.
+        uploads: Paths that take more, with their own limits in bytes.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, uploads: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._uploads.get(get_route_path(scope), self._max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdecimal() and int(announced[:20]) > self._max_bytes
+        too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
         received = 0
 
         async def receive_within_limit() -> Message:
@@ -78,9 +92,9 @@ class BodyLimitMiddleware:
             if not too_large:
                 event = await receive()
                 received += len(event.get("body", b""))
-                if received <= self._max_bytes:
+                if received <= max_bytes:
                     return event
-            raise HTTPException(413, f"The body is larger than {self._max_bytes} bytes")
+            raise HTTPException(413, f"The body is larger than {max_bytes} bytes")
 
         await self._app(scope, receive_within_limit, send)
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from serve_app import images
 from serve_app.api.deps import Service, body_schema, json_body
-from serve_app.api.drawing import draw_rounds
+from serve_app.api.drawing import draw_rounds, drawing_headers, store_pictures
 from serve_app.api.errors import DRAWING_STATUSES, ErrorDetail, Problem, WireErrors, error_responses
+from serve_app.api.sizes import check_size, parse_size
+from serve_app.api.unattended import Disconnectable, attended, keep_as
 from serve_app.api.urls import base_url
 from serve_app.limits import (
     MAX_IMAGES_PER_REQUEST,
@@ -31,36 +31,19 @@ from serve_app.limits import (
     GuidanceScale,
     NumImages,
     NumInferenceSteps,
-    PixelSide,
     PromptText,
     RequiredPrompt,
     Seed,
 )
 from serve_app.request import GenerationResult, RequestDraft, new_request_id, random_seed
+from serve_app.service import ImageService
 from serve_app.store import GRID_NAME, PictureStore, picture_name
 
-_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
-_SIDE: TypeAdapter[int] = TypeAdapter(PixelSide)
 # A merged picture takes tens of MB while it is made; one at a time keeps the ingress small.
 _grid_permit = asyncio.Semaphore(1)
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError("must be WIDTHxHEIGHT in pixels, such as 512x512")
-    try:
-        return _SIDE.validate_python(int(match[1])), _SIDE.validate_python(int(match[2]))
-    except ValidationError as error:
-        raise ValueError("each side must be between 64 and 4096 pixels, such as 512x512") from error
-
-
-def _check_size(text: str) -> str:
-    _parse_size(text)
-    return text
-
-
-class Text2ImageRequest(BaseModel):
+class Text2ImageRequest(Disconnectable):
     """The body. Other fields are ignored; null means absent, but for prompt, number and batch."""
 
     model_config = ConfigDict(
@@ -83,7 +66,7 @@ class Text2ImageRequest(BaseModel):
     prompt: RequiredPrompt = Field(description="What to draw.")
     number: NumImages = Field(default=1, description="Rounds; above 1, a merged image_grid.png is added.")
     batch: NumImages = Field(default=1, description="Pictures in each round.")
-    size: Annotated[str, AfterValidator(_check_size)] | None = Field(
+    size: Annotated[str, AfterValidator(check_size)] | None = Field(
         default=None,
         description="WIDTHxHEIGHT in pixels; the model's own size when absent.",
         examples=["512x512"],
@@ -112,7 +95,7 @@ class Text2ImageRequest(BaseModel):
 
     def to_drafts(self) -> list[RequestDraft]:
         """One draft per round; seeds run on from round to round."""
-        width, height = _parse_size(self.size) if self.size is not None else (None, None)
+        width, height = parse_size(self.size) if self.size is not None else (None, None)
         first_seed = random_seed() if self.seed is None else self.seed
         return [
             RequestDraft(
@@ -218,21 +201,16 @@ router = APIRouter(
 )
 async def text2image(
     request: Request,
+    response: Response,
     body: Annotated[Text2ImageRequest, Depends(json_body(Text2ImageRequest))],
     service: Service,
 ) -> Text2ImageResponse:
     """Draws ``number`` x ``batch`` pictures. JSON is read whatever the Content-Type says. Closing the
-    connection stops the drawing."""
-    picture_id = new_request_id()
-
-    async def store_round(number: int, result: GenerationResult) -> GenerationResult:
-        for image in result.images:
-            await service.store.put(picture_id, picture_name(number, image.index), image.data)
-        return replace(result, images=tuple(replace(image, data=b"") for image in result.images))
-
-    rounds = await draw_rounds(service, body.to_drafts(), store_round)
-    if body.number > 1:
-        await _store_grid(service.store, picture_id, [result for result, _ in rounds])
+    connection stops the drawing, unless ``on_disconnect`` says otherwise."""
+    kept_id = await keep_as(request, service.store, body.on_disconnect)
+    picture_id = kept_id or new_request_id()
+    rounds, store_s = await attended(_draw_and_store(service, body, picture_id), kept_id)
+    response.headers.update(drawing_headers([result for result, _ in rounds], store_s=store_s))
     folder = f"{base_url(request, service.settings)}/images/{picture_id}"
     output = [
         OutputEntry(
@@ -253,6 +231,27 @@ async def text2image(
         meta=Meta(input=_meta_input(body, rounds[0][0])),
         output=output,
     )
+
+
+async def _draw_and_store(
+    service: ImageService, body: Text2ImageRequest, picture_id: str
+) -> tuple[list[tuple[GenerationResult, float]], float]:
+    """All rounds without their files, each with its wall seconds; and the seconds that storing took."""
+    store_s = 0.0
+
+    async def store_round(number: int, result: GenerationResult) -> GenerationResult:
+        nonlocal store_s
+        start = time.perf_counter()
+        await store_pictures(service.store, picture_id, result, number=number)
+        store_s += time.perf_counter() - start
+        return replace(result, images=tuple(replace(image, data=b"") for image in result.images))
+
+    rounds = await draw_rounds(service, body.to_drafts(), store_round)
+    if body.number > 1:
+        start = time.perf_counter()
+        await _store_grid(service.store, picture_id, [result for result, _ in rounds])
+        store_s += time.perf_counter() - start
+    return rounds, store_s
 
 
 def _meta_input(body: Text2ImageRequest, result: GenerationResult) -> MetaInput:

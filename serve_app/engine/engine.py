@@ -297,6 +297,7 @@ class Engine:
             for picture, state in zip(batch, states, strict=True):
                 picture.first_step_at = picture.first_step_at if state.step else began
                 picture.last_step_at = ended
+                picture.steps_share_s += (ended - began) * state.rows / rows
                 state.step += 1
                 self._scheduler.stepped(picture)
         for picture in batch:

@@ -30,6 +30,7 @@ class Picture:
     prepare_s: float = 0.0  # the engine
     first_step_at: float = 0.0  # the engine
     last_step_at: float = 0.0  # the engine
+    steps_share_s: float = 0.0  # the engine: its rows' part of the seconds of its steps
 
     @property
     def shape(self) -> Shape:
@@ -70,4 +71,5 @@ class Picture:
             prepare=self.prepare_s,
             denoise=self.last_step_at - self.first_step_at,
             decode=decode_s,
+            device=self.prepare_s + self.steps_share_s + decode_s,
         )

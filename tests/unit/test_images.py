@@ -1,4 +1,4 @@
-"""Encoding, the parameters inside the files, and the merged grid."""
+"""Encoding, and the merged grid."""
 
 from __future__ import annotations
 
@@ -8,26 +8,13 @@ import pytest
 from PIL import Image
 
 from serve_app import images
-from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, Pixels
+from serve_app.request import ImageFormat, OutputOptions, Pixels
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
 
 def flat(colour: tuple[int, int, int], width: int = 64, height: int = 48) -> Pixels:
     return Pixels(width, height, bytes(colour) * (width * height))
-
-
-def request(prompt: str = "a fox", negative_prompt: str = "") -> GenerationRequest:
-    return GenerationRequest(
-        request_id="r",
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        height=48,
-        width=64,
-        num_inference_steps=4,
-        guidance_scale=7.5,
-        seed=2**32 - 1,
-    )
 
 
 @pytest.mark.parametrize("kind", ImageFormat)
@@ -52,41 +39,6 @@ def test_quality_matters() -> None:
 def test_pixels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="not enough image data"):
         images.encode(Pixels(64, 64, b"short"), OutputOptions())
-
-
-def test_infotext() -> None:
-    text = images.infotext(request(negative_prompt="blurry"), index=1, model="a/b, c", sampler="Euler")
-    assert text == (
-        "a fox\nNegative prompt: blurry\n"
-        'Steps: 4, Sampler: Euler, CFG scale: 7.5, Seed: 0, Size: 64x48, Model: "a/b, c"'
-    )
-    assert "Negative prompt" not in images.infotext(request(), index=0, model="m", sampler="Euler")
-
-
-@pytest.mark.parametrize("kind", ImageFormat)
-@pytest.mark.parametrize("prompt", ["a fox", "two\nlines, and: more", "füchse 狐 🦊", "x" * 10_000])
-def test_parameters_are_read_back(kind: ImageFormat, prompt: str) -> None:
-    text = images.infotext(request(prompt), index=0, model="m", sampler="Euler")
-    assert images.read_parameters(images.encode(flat(RED), OutputOptions(kind), text)) == text
-
-
-def test_pillow_alone_reads_them() -> None:
-    png = Image.open(io.BytesIO(images.encode(flat(RED), OutputOptions(), "a fox\nSteps: 4")))
-    assert png.info["parameters"] == "a fox\nSteps: 4"
-    jpeg = Image.open(io.BytesIO(images.encode(flat(RED), OutputOptions(ImageFormat.JPEG), "a fox")))
-    assert jpeg.getexif().get_ifd(0x8769)[0x9286] == b"UNICODE\0" + "a fox".encode("utf-16-be")
-
-
-def test_exif_keeps_the_settings_where_the_prompt_is_too_long_for_it() -> None:
-    text = images.infotext(request("🦊" * 10_000, "🦊" * 10_000), index=0, model="m", sampler="Euler")
-    data = images.encode(flat(RED), OutputOptions(ImageFormat.JPEG), text)
-    assert images.read_parameters(data) == text.rpartition("\n")[2]
-    assert images.read_parameters(images.encode(flat(RED), OutputOptions(), text)) == text
-
-
-@pytest.mark.parametrize("kind", ImageFormat)
-def test_no_parameters(kind: ImageFormat) -> None:
-    assert images.read_parameters(images.encode(flat(RED), OutputOptions(kind))) is None
 
 
 @pytest.mark.parametrize(

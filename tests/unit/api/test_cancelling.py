@@ -18,6 +18,10 @@ REQUESTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", "/imagine?prompt=a+fox", {}, 1),
     ("POST", "/generate", {"json": {"prompt": "a fox"}}, 1),
     ("POST", "/api/text2image", {"json": {"prompt": "a fox", "number": 3}}, 3),
+    ("POST", "/v1/images/generations", {"json": {"prompt": "a fox", "n": 2}}, 1),
+    ("POST", "/v1/images/generations", {"json": {"prompt": "a fox", "stream": True}}, 1),
+    ("POST", "/sdapi/v1/txt2img", {"json": {"prompt": "a fox", "n_iter": 3}}, 3),
+    ("POST", "/", {"json": {"inputs": "a fox"}}, 1),
 ]
 
 
@@ -42,8 +46,7 @@ async def test_leaving_stops_the_drawing(
     await asyncio.sleep(0.02)
     # What Ray Serve does to the request's task when the client's connection closes.
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})
     assert sorted(service.cancelled) == sorted(draft.request_id for draft in service.drafts)
     assert service.finished == []
 
@@ -60,8 +63,9 @@ async def test_the_time_limit_stops_the_drawing(
     service = FakeImageService(settings.model_copy(update={"request_timeout_s": 0.2}), delay_s=30.0)
     async with make_client(service) as client:
         response = await client.request(method, url, **options)
-    assert response.status_code == 504
-    assert "0.2 s" in response.json()["error"]["message"]
+    # A stream has begun by then, so it ends with an event that says so.
+    assert response.status_code == (200 if "event: error" in response.text else 504)
+    assert "longer than 0.2 s" in response.text
     assert len(service.cancelled) == drafts
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app import metadata
 from serve_app.fake_service import FakeImageService
-from serve_app.images import read_parameters
 from serve_app.request import ImageFormat
 
 # As a browser sends what a person types after "prompt=": spaces encoded, commas not.
@@ -68,9 +68,8 @@ async def test_every_option_reaches_the_service(client: httpx.AsyncClient, servi
     assert (draft.guidance_scale, draft.seed, draft.scheduler_name) == (5.5, 0, "DDIMScheduler")
     assert (draft.output.format, draft.output.quality) == (ImageFormat.WEBP, 50)
     assert (draft.pool, draft.model, draft.negative_prompt) == ("default", "small-sdxl", "blurry")
-    parameters = read_parameters(response.content)
-    assert parameters is not None
-    assert parameters.startswith("a fox\nNegative prompt: blurry\nSteps: 7, ")
+    parameters = metadata.read(response.content)
+    assert parameters.infotext.startswith("a fox\nNegative prompt: blurry\nSteps: 7, ")
 
 
 async def test_img_size_is_a_square(client: httpx.AsyncClient) -> None:

@@ -10,6 +10,12 @@ import pytest
 
 from serve_app.fake_service import FakeImageService
 
+_LISTS = (
+    "sd-vae sd-modules upscalers latent-upscale-modes loras hypernetworks face-restorers realesrgan-models"
+)
+_MENUS = "options sd-models samplers schedulers scripts embeddings refresh-checkpoints prompt-styles"
+A1111 = f"txt2img progress interrupt skip {_MENUS} {_LISTS}".split(" ")
+
 
 async def test_health_is_ready_exactly_while_it_can_draw(
     client: httpx.AsyncClient, service: FakeImageService
@@ -72,15 +78,31 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/imagine",
         "/api/text2image",
         "/generate",
+        "/internal/progress",
+        "/internal/pending-tasks",
+        *(f"/sdapi/v1/{name}" for name in A1111),
+        "/",
+        "/models/{model}",
+        "/v1/images/generations",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/api/replay",
         "/images/{picture_id}/{name}",
         "/health",
         "/ready",
         "/live",
         "/api/pools",
     }
-    for path in ("/api/text2image", "/generate"):
-        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert schema["examples"]
-        assert "prompt" in schema["required"]
+    posts = {path: methods["post"] for path, methods in document["paths"].items() if "post" in methods}
+    schemas = {
+        path: post["requestBody"]["content"]["application/json"]["schema"]
+        for path, post in posts.items()
+        if "application/json" in post.get("requestBody", {}).get("content", {})
+    }
+    assert len(schemas) >= 8
+    for path, schema in schemas.items():
+        assert schema["examples"], path
+        assert "$ref" not in str(schema)
+    assert "prompt" in schemas["/generate"]["required"]
     text = str(document)
     assert "HTTPValidationError" not in text

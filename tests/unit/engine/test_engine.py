@@ -177,7 +177,18 @@ def test_stage_seconds_add_up() -> None:
     engine, _, _ = make(step_s=2.0, decode_s=3.0)
     recorder = put(engine, ask(steps=4))
     run(engine)
-    assert recorder.seconds[0] == StageSeconds(queue=0.0, prepare=0.0, denoise=8.0, decode=3.0)
+    assert recorder.seconds[0] == StageSeconds(queue=0.0, prepare=0.0, denoise=8.0, decode=3.0, device=11.0)
+
+
+def test_shares_of_the_device_add_up_to_the_time_it_was_busy() -> None:
+    engine, _, clock = make(step_s=2.0, decode_s=3.0)
+    began = clock.now
+    plain, guided = put(engine, ask("plain", steps=4)), put(engine, ask("guided", steps=2, guidance=5.0))
+    run(engine)
+    shares = [recorder.seconds[0].device for recorder in (plain, guided)]
+    assert sum(shares) == pytest.approx(clock.now - began)
+    # Two shared steps of three rows, two alone, one decoding; and two thirds of two steps, one decoding.
+    assert shares == pytest.approx([2 * 2 / 3 + 2 * 2 + 3, 2 * 2 * 2 / 3 + 3])
 
 
 def test_pictures_join_and_leave_between_steps() -> None:
