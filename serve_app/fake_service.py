@@ -11,6 +11,7 @@ from contextlib import aclosing
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.jobs import JobRunner
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
@@ -64,6 +65,7 @@ class FakeImageService:
     ) -> None:
         self._settings = settings
         self._store = PictureStore(settings.store)
+        self._jobs = JobRunner(settings, self, self._store)
         self._facts = facts
         self.delay_s = delay_s
         self.failure = failure
@@ -81,6 +83,20 @@ class FakeImageService:
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
         return self._store
+
+    @property
+    def jobs(self) -> JobRunner:
+        """The jobs, kept in this process."""
+        return self._jobs
+
+    async def check(self, draft: RequestDraft) -> None:
+        """Whether the one pool could draw it.
+
+        Raises:
+            InvalidRequest: Never.
+            PoolUnavailable: It is not ready.
+        """
+        draft.for_pool(await self.facts(draft.pool, draft.model))
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """The pool's facts.

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.api import build_app
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
+from serve_app.jobs_handle import HandleJobs
 from serve_app.request import GenerationRequest, GenerationResult, RequestDraft, StepProgress
 from serve_app.router import Router
 from serve_app.settings import PoolSettings, Settings
@@ -135,14 +136,18 @@ class ImageIngress:
     Args:
         settings: The application's settings.
         handles: Deployment handle of every pool, by pool name.
+        jobs: Handle of the deployment that keeps the jobs.
     """
 
-    def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(
+        self, settings: Settings, handles: Mapping[str, DeploymentHandle], jobs: DeploymentHandle
+    ) -> None:
         self._settings = settings
         self._pools = tuple(HandlePool(pool, handles[pool.name]) for pool in settings.pools)
         self._router = Router(self._pools)
         self._store = PictureStore(settings.store)
         self._store.start()
+        self._jobs = HandleJobs(jobs)
 
     async def __del__(self) -> None:
         await self._store.close()
@@ -159,6 +164,11 @@ class ImageIngress:
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
         return self._store
+
+    @property
+    def jobs(self) -> HandleJobs:
+        """The jobs, which their own deployment keeps."""
+        return self._jobs
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """Facts of the first pool that the names allow and that answers.

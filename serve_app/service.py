@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve_app.capabilities import PoolFacts
+from serve_app.jobs import JobKeeper
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
@@ -22,6 +23,11 @@ class ImageService(Protocol):
     @property
     def store(self) -> PictureStore:
         """Where pictures answered by url live."""
+        ...
+
+    @property
+    def jobs(self) -> JobKeeper:
+        """The jobs."""
         ...
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from serve_app import __version__
-from serve_app.api import docs, generate, imagine, pictures, system, text2image
+from serve_app.api import docs, generate, imagine, jobs, pictures, system, text2image
 from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import BodyLimitMiddleware, ForwardedPrefixMiddleware, RequestIdMiddleware
 from serve_app.settings import Settings
 
-_WIRE_FORMATS = (imagine, text2image, generate, pictures, system, docs)
+_WIRE_FORMATS = (imagine, text2image, generate, jobs, pictures, system, docs)
 
 
 def build_app(settings: Settings) -> FastAPI:
