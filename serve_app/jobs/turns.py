@@ -57,17 +57,19 @@ class Turns:
         try:
             await waiting.turn
         except asyncio.CancelledError:
-            if waiting.turn.done() and not waiting.turn.cancelled():
+            if not waiting.turn.cancelled():
                 self._release()  # the place had just been given to it
-            else:
+            elif waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._on_change()
             raise
 
     def _release(self) -> None:
         # A place goes from hand to hand, so that nobody who comes in between takes it.
-        if self._waiting:
-            self._waiting.pop(0).turn.set_result(None)
-            self._on_change()
-        else:
-            self._free += 1
+        while self._waiting:
+            turn = self._waiting.pop(0).turn
+            if not turn.cancelled():  # its job may have been cancelled, but not have run since
+                turn.set_result(None)
+                self._on_change()
+                return
+        self._free += 1

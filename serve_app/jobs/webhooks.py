@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import logging
+import re
 import ssl
 import time
 
@@ -28,6 +29,9 @@ RESOLVE_TIMEOUT_S = 5.0
 ATTEMPT_TIMEOUT_S = 15.0
 _FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 120.0
 _WORTH_ANOTHER = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 
 
 class _TryAgain(Exception):
@@ -204,6 +208,8 @@ def _parsed(url: str) -> httpx.URL:
         raise InvalidRequest("webhook_url", "it is no valid url") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InvalidRequest("webhook_url", "it must be an absolute https:// url")
+    if _HOST.fullmatch(_host(parsed)) is None or parsed.port == 0 or (parsed.port or 443) > 65535:
+        raise InvalidRequest("webhook_url", "it is no valid url")
     if parsed.userinfo:
         raise InvalidRequest("webhook_url", "it must not hold a user name or a password")
     return parsed
