@@ -100,6 +100,29 @@ def open_store(settings: StoreSettings) -> ObjectStore:
         ) from error
 
 
+async def delete_objects(store: ObjectStore, paths: Sequence[str], kind: str) -> None:
+    """Removes objects; one that is gone already is no error.
+
+    Args:
+        store: Where.
+        paths: Which.
+        kind: What they are, for errors.
+
+    Raises:
+        StoreUnavailable: The storage refused or did not answer.
+    """
+    for start in range(0, len(paths), _DELETE_CHUNK):
+        chunk = list(paths[start : start + _DELETE_CHUNK])
+        with domain_errors(f"{kind}s to remove", kind):
+            try:
+                await obstore.delete_async(store, chunk)
+            except FileNotFoundError:
+                # Another replica was faster with some of them; the rest are tried one by one.
+                for path in chunk:
+                    with contextlib.suppress(FileNotFoundError):
+                        await obstore.delete_async(store, path)
+
+
 class PictureStore:
     """Pictures answered by url, in a local folder or an object store.
 
@@ -187,16 +210,7 @@ class PictureStore:
         """
         for path in paths:
             _path(*path.split("/", 1))
-        for start in range(0, len(paths), _DELETE_CHUNK):
-            chunk = list(paths[start : start + _DELETE_CHUNK])
-            with domain_errors("pictures to remove"):
-                try:
-                    await obstore.delete_async(self._store, chunk)
-                except FileNotFoundError:
-                    # Another replica was faster with some of them; the rest are tried one by one.
-                    for path in chunk:
-                        with contextlib.suppress(FileNotFoundError):
-                            await obstore.delete_async(self._store, path)
+        await delete_objects(self._store, paths, "picture")
 
     async def sweep(self) -> int:
         """Removes pictures older than ``max_age_s``, then the oldest until all are within ``max_bytes``.

@@ -164,7 +164,7 @@ async def submit(
     submission = await service.jobs.submit(order)
     answer = job_body(submission.job, address)
     response.headers["Location"] = answer.urls.status
-    if not submission.created:
+    if idempotency_key is not None and not submission.created:
         response.headers["Idempotent-Replayed"] = "true"
         response.status_code = 200 if answer.state.ended else 202
     return answer

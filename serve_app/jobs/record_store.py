@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from serve_app.errors import NotFound
 from serve_app.jobs.records import JobRecord
 from serve_app.settings import JobsSettings, StoreSettings
-from serve_app.store import domain_errors, local_folder, open_store
+from serve_app.store import delete_objects, domain_errors, local_folder, open_store
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class JobRecordStore:
         Raises:
             StoreUnavailable: The store does not answer.
         """
-        await self._delete([f"jobs/open/{job_id}.json"])
+        await delete_objects(self._store, [f"jobs/open/{job_id}.json"], "job")
 
     async def get(self, job_id: str) -> JobRecord:
         """A job's end, or else its record as it was accepted.
@@ -148,7 +148,7 @@ class JobRecordStore:
         keys = [
             path for path, time_s in await self._list("jobs/keys") if time_s < now - self._key_retention_s
         ]
-        await self._delete(jobs + keys)
+        await delete_objects(self._store, jobs + keys, "job")
         if self._folder is not None:
             await asyncio.to_thread(_remove_leftovers, self._folder / "jobs", now - _LEFTOVER_S)
         return len(jobs)
@@ -181,11 +181,6 @@ class JobRecordStore:
                     if meta["path"].endswith(".json")
                 )
         return found
-
-    async def _delete(self, paths: list[str]) -> None:
-        for path in paths:
-            with contextlib.suppress(NotFound), domain_errors(path, "job"):
-                await obstore.delete_async(self._store, path)
 
 
 def _remove_leftovers(folder: Path, older_than: float) -> None:

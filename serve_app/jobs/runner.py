@@ -53,6 +53,7 @@ more likely than not it is what kills them."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0
 """Pauses of a job that no pool takes now."""
 
+_SWEEPS_PER_RETENTION = 100
 _NOT_BEGUN = (JobState.QUEUED, JobState.STARTING)
 _KEPT_IN_MEMORY = 256
 _WEBHOOKS_AT_ONCE = 16
@@ -192,6 +193,7 @@ class JobRunner:
         return self._caretaker is not None and not self._caretaker.done()
 
     async def _take_care(self) -> None:
+        next_sweep = 0.0
         while True:
             try:
                 for record in await self._records.open_jobs(
@@ -199,7 +201,10 @@ class JobRunner:
                 ):
                     await self._take_up(record)
                 self._recovered.set()
-                await self._records.sweep()
+                if time.monotonic() >= next_sweep:
+                    await self._records.sweep()
+                    # Listing all that is kept costs more than listing what is open.
+                    next_sweep = time.monotonic() + self._settings.retention_s / _SWEEPS_PER_RETENTION
             except StoreUnavailable as error:
                 log.warning("The job records could not be read: %s", error)
             await asyncio.sleep(self._sweep_interval_s if self._recovered.is_set() else 1.0)

@@ -169,8 +169,9 @@ async def test_previews_come_as_base64(
         draft: RequestDraft, *, progress: bool = False
     ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
         async for event in plain(draft, progress=progress):
-            shown = isinstance(event, StepProgress) and draft.preview_every and event.step
-            yield replace(event, preview=f"png {event.step}".encode()) if shown else event
+            if isinstance(event, StepProgress) and draft.preview_every and event.step:
+                event = replace(event, preview=f"png {event.step}".encode())
+            yield event
 
     monkeypatch.setattr(service, "stream", with_previews)
     job_id = (await _post(client, preview_every=1)).json()["id"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -266,24 +266,31 @@ async def test_a_job_that_is_too_late_fails(make_runner: MakeRunner, limit: str)
 
 async def test_the_end_waits_for_the_store(make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, service = make_runner()
-    away = 2
-    put, put_done = service.store.put, runner._records.put_done
+    away = 0
 
-    async def sometimes(*arguments: object) -> None:
-        nonlocal away
-        if away:
-            away -= 1
-            raise StoreUnavailable("away")
-        await (put if len(arguments) == 3 else put_done)(*arguments)  # type: ignore[operator]
+    def sometimes(write: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def attempt(*arguments: object) -> None:
+            nonlocal away
+            if away:
+                away -= 1
+                raise StoreUnavailable("away")
+            await write(*arguments)
 
-    monkeypatch.setattr(service.store, "put", sometimes)
-    job_id = (await runner.submit(order())).job.record.id
-    assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
-    away = 2
-    monkeypatch.setattr(runner._records, "put_done", sometimes)
-    job_id = (await runner.submit(order())).job.record.id
-    assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
-    assert (await service.store.get(job_id, "0_0.png"))[0].size
+        return attempt
+
+    monkeypatch.setattr(service.store, "put", sometimes(service.store.put))
+    monkeypatch.setattr(runner._records, "put_done", sometimes(runner._records.put_done))
+    wanted = order()
+    await runner.submit(wanted)
+    away = 2  # the picture takes two attempts more
+    view = await ended(runner, wanted.draft.request_id)
+    assert (view.progress.state, away) == (JobState.FINISHED, 0)
+    doomed = order(deadline=time.time())
+    away = 2  # the end does
+    await runner.submit(doomed)
+    view = await ended(runner, doomed.draft.request_id)
+    assert (view.progress.state, away) == (JobState.FAILED, 0)
+    assert (await service.store.get(wanted.draft.request_id, "0_0.png"))[0].size
 
 
 async def test_an_idempotency_key_leads_to_the_job_it_made(make_runner: MakeRunner) -> None:
