@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -182,6 +183,21 @@ def test_a_job_outlives_the_replica_that_is_killed(service: RunningService, depl
     while len(service.replicas(deployment)) < len(replicas):  # the next test finds the service whole
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_lines_of_the_readme(service: RunningService, tmp_path: Path) -> None:
+    section = (Path(__file__).parents[2] / "README.md").read_text().split("### Jobs\n")[1]
+    script = (
+        section.split("```sh\n")[1].split("```")[0].replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
+    )
+    done = subprocess.run(
+        ["sh", "-e"], input=script, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    events, job, cancelled = done.stdout.rpartition("\n\n")[0], *done.stdout.rpartition("\n\n")[2].split("}{")
+    assert events.startswith("id: 1\nevent: queued\n")
+    assert "event: finished" in events
+    assert '"state":"finished"' in job
+    assert '"state":"finished"' in cancelled  # what has ended stays as it is
 
 
 def test_accepted_jobs_outlive_the_whole_service(tmp_path: Path) -> None:
