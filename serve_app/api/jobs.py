@@ -130,7 +130,8 @@ def _field(canonical: str, request: Request) -> str:
 router = APIRouter(
     prefix="/api/jobs", tags=["jobs"], route_class=WireErrors(client_field=_field).route_class()
 )
-_REFUSALS = error_responses(ErrorBody, 404, 503)
+_ANY_OTHER = {"default": {"model": ErrorBody, "description": "Any other refusal."}}
+_REFUSALS: dict[int | str, dict[str, Any]] = {**error_responses(ErrorBody, 404, 503), **_ANY_OTHER}
 
 
 @router.post(
@@ -189,6 +190,7 @@ async def cancel(job_id: str, request: Request, service: Service) -> JobBody:
     responses={
         202: {"model": JobBody, "description": "Not finished yet."},
         **error_responses(ErrorBody, 404, 409, 503),
+        **_ANY_OTHER,
     },
     response_model=ResultBody,
 )

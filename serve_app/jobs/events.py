@@ -88,10 +88,10 @@ class EventLog:
         record: JobRecord | None = None,
     ) -> None:
         """Adds an event and wakes the readers."""
-        if preview is not None:
-            # Of each picture the newest preview is enough; all of them would fill the memory.
+        if preview is not None or record is not None:
+            # Of each picture the newest preview is enough, and none after the end: they would fill the memory.
             for position, event in enumerate(self._events):
-                if event.preview is not None and event.image_index == image_index:
+                if event.preview is not None and (record is not None or event.image_index == image_index):
                     self._events[position] = replace(event, preview=None)
         self._events.append(JobEvent(self._next_id, progress, image_index, preview, record))
         self._next_id += 1

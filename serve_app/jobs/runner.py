@@ -56,7 +56,6 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0
 _SWEEPS_PER_RETENTION = 100
 _NOT_BEGUN = (JobState.QUEUED, JobState.STARTING)
 _KEPT_IN_MEMORY = 256
-_WEBHOOKS_AT_ONCE = 16
 
 
 class Drawer(Protocol):
@@ -117,7 +116,6 @@ class JobRunner:
         self._ended: dict[str, Job] = {}  # the last ones, for readers who are a little late
         self._accepting: set[str] = set()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._posting = asyncio.Semaphore(_WEBHOOKS_AT_ONCE)
         self._end_times: deque[float] = deque(maxlen=16)
         self._recovered = asyncio.Event()
         self._caretaker: asyncio.Task[None] | None = None
@@ -449,8 +447,7 @@ class JobRunner:
         if record.webhook_url is None or record.webhook != "pending":
             return
         body = job_body(job.view, record.base_url).model_dump_json(exclude={"webhook"})
-        async with self._posting:
-            taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
+        taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
         job.record = record.model_copy(update={"webhook": "delivered" if taken else "failed"})
         await self._records.put_done(job.record)
 

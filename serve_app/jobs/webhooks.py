@@ -31,6 +31,7 @@ _FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 120.0
 _WORTH_ANOTHER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+_POSTS_AT_ONCE = 16
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 
 
@@ -65,6 +66,7 @@ class Webhooks:
         self._resolve = resolver
         self._wait_s = wait_s
         self._tls = tls
+        self._posting = asyncio.Semaphore(_POSTS_AT_ONCE)
 
     async def check(self, url: str) -> None:
         """Refuses an address at acceptance, so that the client hears of it.
@@ -101,7 +103,8 @@ class Webhooks:
             ):
                 with attempt:
                     attempt_number += 1
-                    return await self._post(url, message_id, body, attempt_number)
+                    async with self._posting:
+                        return await self._post(url, message_id, body, attempt_number)
         except _TryAgain as error:
             log.warning(
                 "The webhook of job %s was given up after %d attempts: %s", message_id, attempt_number, error

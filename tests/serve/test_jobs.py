@@ -85,7 +85,7 @@ def _events(job: dict[str, Any], last_event_id: str = "") -> Iterator[tuple[int,
 
 
 def test_any_ingress_replica_answers_for_any_job(service: RunningService) -> None:
-    job = _submit(service.url, pool="slow", num_inference_steps=60, num_images=2, preview_every=20)
+    job = _submit(service.url, pool="slow", num_inference_steps=100, num_images=2, preview_every=10)
     seen = [_get(job["urls"]["status"]) for _ in range(12)]
     assert {body["id"] for body in seen} == {job["id"]}
     assert [body["progress"] for body in seen] == sorted(body["progress"] for body in seen)
@@ -93,7 +93,7 @@ def test_any_ingress_replica_answers_for_any_job(service: RunningService) -> Non
     kinds = [kind for _, kind, _ in events]
     assert kinds[0] == "queued"
     assert kinds[-1] == "finished"
-    assert kinds.count("step") == 2 * 61
+    assert kinds.count("step") == 2 * 101
     assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
     assert any(data.get("preview") for _, _, data in events)
     later = list(_events(job, last_event_id=str(events[-4][0])))
@@ -102,7 +102,7 @@ def test_any_ingress_replica_answers_for_any_job(service: RunningService) -> Non
     assert end == _get(job["urls"]["status"])
     assert _get(job["urls"]["result"]) == end["result"]
     for image in end["result"]["images"]:
-        direct = _drawn_directly(service.url, pool="slow", num_inference_steps=60, seed=image["seed"])
+        direct = _drawn_directly(service.url, pool="slow", num_inference_steps=100, seed=image["seed"])
         assert _picture(image["url"]) == direct
     assert end["result"]["cost"] > 0
 
@@ -131,16 +131,14 @@ def test_any_ingress_replica_cancels_any_job_and_that_alone(service: RunningServ
 
 def test_retries_with_a_key_make_one_job_whichever_replica_gets_them(service: RunningService) -> None:
     key = {"Idempotency-Key": "the same order"}
-    jobs: list[dict[str, Any]] = []
-    threads = [
-        threading.Thread(target=lambda: jobs.append(_submit(service.url, key, pool="slow"))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(jobs) == 8
+    with ThreadPoolExecutor(8) as threads:
+        jobs = list(
+            threads.map(
+                lambda _: _submit(service.url, key, pool="slow", num_inference_steps=150, seed=1), range(8)
+            )
+        )
     assert len({job["id"] for job in jobs}) == 1
+    assert httpx.delete(jobs[0]["urls"]["cancel"], trust_env=False, timeout=60.0).status_code == 200
 
 
 @pytest.mark.parametrize("deployment", ["slow", "Ingress", "Jobs"])

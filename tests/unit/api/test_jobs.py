@@ -14,14 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from serve_app.api.jobs import JobRequest
 from serve_app.api.sse import HEARTBEAT
 from serve_app.errors import GenerationFailed, JobsUnavailable, StoreUnavailable
 from serve_app.fake_service import FakeImageService
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.settings import JobsSettings, Settings, StoreSettings
-from tests.unit.api.conftest import ClientFor
+from tests.unit.api.conftest import ClientFor, client_for
 
 SMALL = {"prompt": "a red fox", "width": 64, "height": 64, "seed": 7}
 
@@ -174,12 +178,12 @@ async def test_previews_come_as_base64(
             yield event
 
     monkeypatch.setattr(service, "stream", with_previews)
+    service.delay_s = 0.05
     job_id = (await _post(client, preview_every=1)).json()["id"]
-    await _ended(client, job_id)
     events = _parse((await client.get(f"/api/jobs/{job_id}/events")).text)
-    # Of those that have passed, only the newest is kept.
     previews = [event["data"].get("preview") for event in events]
-    assert previews == [None] * 5 + [base64.b64encode(b"png 3").decode(), None]
+    expected = [base64.b64encode(f"png {step}".encode()).decode() for step in (1, 2, 3)]
+    assert previews == [None, None, None, *expected, None]
 
 
 async def test_leaving_the_events_does_not_stop_the_job(
@@ -300,6 +304,35 @@ async def test_webhooks_to_the_own_network_are_refused(tmp_path: Path, make_clie
         for url in ("http://example.com/", "https://127.0.0.1/", "https://localhost/", "https://2130706433/"):
             answer = await _post(client, webhook_url=url)
             assert (answer.status_code, answer.json()["error"]["field"]) == (422, "webhook_url")
+
+
+_values = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=10)
+    | st.sampled_from(["64", 64, 7, "png", "batch", "euler", 0.5, 10**30, "https://127.0.0.1/", [], {}])
+)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(fields=st.dictionaries(st.sampled_from(sorted(JobRequest.model_fields)), _values, max_size=4))
+def test_no_body_is_answered_with_a_5xx(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]
+) -> None:
+    async def send() -> httpx.Response:
+        store = StoreSettings(url=str(tmp_path_factory.getbasetemp() / "fuzzed"))
+        service = FakeImageService(Settings(store=store))
+        async with client_for(service) as client:
+            answer = await client.post("/api/jobs", content=json.dumps({**SMALL, "num_images": 1, **fields}))
+        await service.jobs.close()
+        return answer
+
+    answer = asyncio.run(send())
+    assert answer.status_code in (202, 422), answer.text
+    if answer.status_code == 422:
+        assert answer.json()["error"]["field"] in {*SMALL, *fields}
 
 
 async def test_bytes_that_are_no_json_object(client: httpx.AsyncClient) -> None:

@@ -77,8 +77,12 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/ready",
         "/live",
         "/api/pools",
+        "/api/jobs",
+        "/api/jobs/{job_id}",
+        "/api/jobs/{job_id}/events",
+        "/api/jobs/{job_id}/result",
     }
-    for path in ("/api/text2image", "/generate"):
+    for path in ("/api/text2image", "/generate", "/api/jobs"):
         schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert schema["examples"]
         assert "prompt" in schema["required"]

@@ -40,6 +40,8 @@ def test_of_each_picture_only_the_newest_preview_is_kept() -> None:
             log.append(RUNNING, image, bytes([step, image]))
     kept = [event.preview for event in log.after(0)]
     assert kept == [None, None, None, None, b"\2\0", b"\2\1"]
+    log.append(JobProgress(JobState.FINISHED), record=RECORD)
+    assert [event.preview for event in log.after(0)] == [None] * 7
 
 
 async def test_readers_of_any_speed_see_the_end() -> None:
