@@ -130,7 +130,9 @@ def _field(canonical: str, request: Request) -> str:
 router = APIRouter(
     prefix="/api/jobs", tags=["jobs"], route_class=WireErrors(client_field=_field).route_class()
 )
-_ANY_OTHER = {"default": {"model": ErrorBody, "description": "Any other refusal."}}
+_ANY_OTHER: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "Any other refusal."}
+}
 _REFUSALS: dict[int | str, dict[str, Any]] = {**error_responses(ErrorBody, 404, 503), **_ANY_OTHER}
 
 
