@@ -93,7 +93,7 @@ class FakeImageService:
         """Whether the one pool could draw it.
 
         Raises:
-            InvalidRequest: Never.
+            InvalidRequest: It never could.
             PoolUnavailable: It is not ready.
         """
         draft.for_pool(await self.facts(draft.pool, draft.model))
