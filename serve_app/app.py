@@ -11,8 +11,15 @@ from ray import serve
 from serve_app import accelerators
 from serve_app.deployment import PoolReplica
 from serve_app.ingress import Ingress
+from serve_app.jobs_deployment import Jobs
 from serve_app.live_drawings_handle import LiveDrawingsDeployment
 from serve_app.settings import PoolSettings, Settings
+
+JOBS_DRAIN_S = 5.0
+"""Seconds the keeper of the jobs may take to stop: what it leaves unfinished, its successor takes up."""
+
+JOBS_MAX_ONGOING_REQUESTS = 4096
+"""Readers of events among them; what bounds the jobs is ``jobs.max_unfinished``."""
 
 DRAIN_S = 120.0
 """Seconds a replica may take to finish its pictures when it is replaced; longer than the longest usual picture."""
@@ -22,7 +29,7 @@ LIVE_MAX_ONGOING_REQUESTS = 4096
 
 
 def build(args: Settings) -> serve.Application:
-    """Wires ingress, router and one deployment per pool.
+    """Wires ingress, router, jobs and one deployment per pool.
 
     Args:
         args: The settings; Ray Serve validates serveConfigV2's ``args`` into this type.
@@ -31,13 +38,21 @@ def build(args: Settings) -> serve.Application:
         The application to run or deploy.
     """
     handles = {pool.name: _pool_deployment(pool) for pool in args.pools}
+    jobs = Jobs.options(
+        num_replicas=1,
+        max_ongoing_requests=JOBS_MAX_ONGOING_REQUESTS,
+        graceful_shutdown_timeout_s=JOBS_DRAIN_S,
+        health_check_period_s=5,
+        health_check_timeout_s=15,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(args, handles)
     ingress = Ingress.options(
         num_replicas=args.ingress_replicas,
         max_ongoing_requests=args.max_ongoing_requests,
         graceful_shutdown_timeout_s=DRAIN_S,
         ray_actor_options={"num_cpus": 0},
     )
-    return ingress.bind(args, handles, live=_live_drawings() if args.ingress_replicas > 1 else None)
+    return ingress.bind(args, handles, jobs, live=_live_drawings() if args.ingress_replicas > 1 else None)
 
 
 def _live_drawings() -> serve.Application:

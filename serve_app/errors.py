@@ -9,7 +9,9 @@
     ├── NotFound                  a picture or job that is not (or no longer) stored
     ├── Overloaded                refused at the door, with an honest retry-after
     │   ├── QueueFull             the bounded queue has no room
-    │   └── DeadlineUnreachable   it would not finish before its deadline
+    │   ├── DeadlineUnreachable   it would not finish before its deadline
+    │   ├── TooManyJobs           as many jobs are unfinished as may be
+    │   └── JobsUnavailable       the keeper of the jobs is being restarted; accepted jobs are safe
     ├── PoolUnavailable           a pool died or is not there yet: the router may go elsewhere
     ├── GenerationFailed          this one picture failed while being drawn; neighbours did not
     ├── DeadlineExceeded          accepted, but the time ran out
@@ -90,6 +92,14 @@ class QueueFull(Overloaded):
 
 class DeadlineUnreachable(Overloaded):
     """The request would not finish before its deadline."""
+
+
+class TooManyJobs(Overloaded):
+    """As many jobs are unfinished as may be."""
+
+
+class JobsUnavailable(Overloaded):
+    """The keeper of the jobs is being restarted; no accepted job is lost by it."""
 
 
 class PoolUnavailable(ImagineError):

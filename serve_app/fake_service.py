@@ -11,6 +11,7 @@ from contextlib import aclosing
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
+from serve_app.jobs import JobRunner
 from serve_app.live_drawings import LiveDrawingsHere
 from serve_app.metadata import picture_parameters
 from serve_app.request import (
@@ -72,6 +73,7 @@ class FakeImageService:
         self._settings = settings
         self._store = PictureStore(settings.store)
         self._live = LiveDrawingsHere()
+        self._jobs = JobRunner(settings, self, self._store)
         self._facts = facts
         self.delay_s = delay_s
         self.failure = failure
@@ -94,6 +96,19 @@ class FakeImageService:
     def live(self) -> LiveDrawingsHere:
         """What is being drawn now, and for whom."""
         return self._live
+
+    def jobs(self) -> JobRunner:
+        """The jobs, kept in this process."""
+        return self._jobs
+
+    async def check(self, draft: RequestDraft) -> None:
+        """Whether the one pool could draw it.
+
+        Raises:
+            InvalidRequest: It never could.
+            PoolUnavailable: It is not ready.
+        """
+        draft.for_pool(await self.facts(draft.pool, draft.model))
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """The pool's facts.

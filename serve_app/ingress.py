@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.api import build_app
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
+from serve_app.jobs_handle import HandleJobs
 from serve_app.live_drawings import LiveDrawings, LiveDrawingsHere
 from serve_app.live_drawings_handle import LiveDrawingsThere
 from serve_app.request import GenerationRequest, GenerationResult, RequestDraft, StepProgress
@@ -139,6 +140,7 @@ class ImageIngress:
     Args:
         settings: The application's settings.
         handles: Deployment handle of every pool, by pool name.
+        jobs: Handle of the deployment that keeps the jobs.
         live: Handle of the one `LiveDrawingsDeployment`; None where this is the only ingress replica.
     """
 
@@ -146,6 +148,7 @@ class ImageIngress:
         self,
         settings: Settings,
         handles: Mapping[str, DeploymentHandle],
+        jobs: DeploymentHandle,
         live: DeploymentHandle | None = None,
     ) -> None:
         self._settings = settings
@@ -154,6 +157,7 @@ class ImageIngress:
         self._router = Router(self._pools)
         self._store = PictureStore(settings.store)
         self._store.start()
+        self._jobs = HandleJobs(jobs)
 
     async def __del__(self) -> None:
         await self._store.close()
@@ -175,6 +179,11 @@ class ImageIngress:
     def live(self) -> LiveDrawings:
         """What is being drawn now, and for whom."""
         return self._live
+
+    @property
+    def jobs(self) -> HandleJobs:
+        """The jobs, which their own deployment keeps."""
+        return self._jobs
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """Facts of the first pool that the names allow and that answers.

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from serve_app.capabilities import PoolFacts
+from serve_app.jobs import JobKeeper
 from serve_app.live_drawings import LiveDrawings
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.settings import Settings
@@ -28,6 +29,11 @@ class ImageService(Protocol):
     @property
     def live(self) -> LiveDrawings:
         """What is being drawn now, and for whom."""
+        ...
+
+    @property
+    def jobs(self) -> JobKeeper:
+        """The jobs."""
         ...
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:

@@ -103,12 +103,41 @@ class StoreSettings(BaseModel):
     options: dict[str, str] = Field(default_factory=dict)
 
 
+class JobsSettings(BaseModel):
+    """Jobs: requests that are accepted at once and drawn whatever happens meanwhile. Their records are in the store.
+
+    Attributes:
+        max_unfinished: Most jobs accepted and not yet finished; more are answered 429.
+        max_running: Most jobs handed to the pools at a time; the rest wait in order.
+        max_age_s: Seconds after which a job that is still unfinished fails.
+        retention_s: Seconds for which the record of a finished job is kept.
+        event_buffer: Events of a job that a client who comes back can still read.
+        heartbeat_s: Longest silence of an event stream, in seconds, so that no gateway closes it.
+        webhook_secret: Signs webhooks; ``whsec_`` and base64, or any text. None: jobs with a webhook are refused.
+        webhook_allowed_hosts: Hosts that may be inside the own network or without TLS; all others must be public.
+        webhook_attempts: Most attempts to deliver a webhook.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_unfinished: Annotated[int, Field(ge=1)] = 1000
+    max_running: Annotated[int, Field(ge=1)] = 32
+    max_age_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    retention_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    event_buffer: Annotated[int, Field(ge=1)] = 256
+    heartbeat_s: Annotated[float, Field(gt=0)] = 15.0
+    webhook_secret: SecretStr | None = None
+    webhook_allowed_hosts: list[str] = Field(default_factory=list)
+    webhook_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+
+
 class Settings(BaseSettings):
     """The whole application.
 
     Attributes:
         pools: At least one; names are unique.
         store: Picture store.
+        jobs: Jobs.
         request_timeout_s: Longest time one request may take, seconds.
         max_body_bytes: Largest request body.
         max_upload_bytes: Largest picture that may be sent to be drawn again.
@@ -127,6 +156,7 @@ class Settings(BaseSettings):
         default_factory=lambda: [PoolSettings()]
     )
     store: StoreSettings = Field(default_factory=StoreSettings)
+    jobs: JobsSettings = Field(default_factory=JobsSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000

@@ -1,4 +1,4 @@
-"""Object storage for pictures that are answered by url, and their retention.
+"""Object storage: opening it, and the pictures that are answered by url with their retention.
 
 Names are ``{picture id}/{number}_{batch}.png`` and ``{picture id}/image_grid.png``. The id is a uuid4, so it
 cannot be guessed; anything else is refused before it reaches the storage, so no path leaves the store.
@@ -75,6 +75,54 @@ def picture_name(number: int, batch: int, image_format: ImageFormat = ImageForma
     return f"{number}_{batch}.{image_format.value}"
 
 
+def open_store(settings: StoreSettings) -> ObjectStore:
+    """The folder or object store that `settings` name.
+
+    Raises:
+        ConfigurationError: The url or an option is not understood, or the folder cannot be made.
+    """
+    try:
+        folder = local_folder(settings.url)
+        if folder is not None:
+            return LocalStore(folder, mkdir=True, automatic_cleanup=True)
+        client: dict[str, Any] = dict(_TIMEOUTS)
+        config: dict[str, Any] = {}
+        for name, value in settings.options.items():
+            (client if name in _CLIENT_OPTIONS else config)[name] = value
+        if str(config.get("endpoint", "")).startswith("http://"):
+            client["allow_http"] = "true"
+        options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": _RETRY}
+        return from_url(settings.url, **options)
+    except (BaseError, OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder "
+            "or a url such as s3://bucket/prefix, with its options in store.options"
+        ) from error
+
+
+async def delete_objects(store: ObjectStore, paths: Sequence[str], kind: str) -> None:
+    """Removes objects; one that is gone already is no error.
+
+    Args:
+        store: Where.
+        paths: Which.
+        kind: What they are, for errors.
+
+    Raises:
+        StoreUnavailable: The storage refused or did not answer.
+    """
+    for start in range(0, len(paths), _DELETE_CHUNK):
+        chunk = list(paths[start : start + _DELETE_CHUNK])
+        with domain_errors(f"{kind}s to remove", kind):
+            try:
+                await obstore.delete_async(store, chunk)
+            except FileNotFoundError:
+                # Another replica was faster with some of them; the rest are tried one by one.
+                for path in chunk:
+                    with contextlib.suppress(FileNotFoundError):
+                        await obstore.delete_async(store, path)
+
+
 class PictureStore:
     """Pictures answered by url, in a local folder or an object store.
 
@@ -88,26 +136,8 @@ class PictureStore:
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
         self._sweeper: asyncio.Task[None] | None = None
-        self._folder = _local_folder(settings.url)
-        try:
-            self._store: ObjectStore = self._open(settings)
-        except (BaseError, OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(
-                f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder "
-                "or a url such as s3://bucket/prefix, with its options in store.options"
-            ) from error
-
-    def _open(self, settings: StoreSettings) -> ObjectStore:
-        if self._folder is not None:
-            return LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
-        client: dict[str, Any] = dict(_TIMEOUTS)
-        config: dict[str, Any] = {}
-        for name, value in settings.options.items():
-            (client if name in _CLIENT_OPTIONS else config)[name] = value
-        if str(config.get("endpoint", "")).startswith("http://"):
-            client["allow_http"] = "true"
-        options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": _RETRY}
-        return from_url(settings.url, **options)
+        self._folder = local_folder(settings.url)
+        self._store = open_store(settings)
 
     async def put(self, picture_id: str, name: str, data: bytes) -> None:
         """Stores a picture; it appears whole or not at all.
@@ -119,7 +149,7 @@ class PictureStore:
         path = _path(picture_id, name)
         # The local folder cannot keep attributes; there the name decides the media type.
         attributes = {"Content-Type": _media_type(name)} if self._folder is None else None
-        with _domain_errors(path):
+        with domain_errors(path):
             await self._refuse_links(path)
             await obstore.put_async(self._store, path, data, attributes=attributes)
 
@@ -131,7 +161,7 @@ class PictureStore:
             StoreUnavailable: The storage refused or did not answer.
         """
         path = _path(picture_id, name)
-        with _domain_errors(path):
+        with domain_errors(path):
             await self._refuse_links(path)
             result = await obstore.get_async(self._store, path)
             info = _info(result.meta)
@@ -146,7 +176,7 @@ class PictureStore:
             StoreUnavailable: The storage refused or did not answer.
         """
         path = _path(picture_id, name)
-        with _domain_errors(path):
+        with domain_errors(path):
             await self._refuse_links(path)
             info = _info(await obstore.head_async(self._store, path))
         self._refuse_expired(info)
@@ -161,7 +191,7 @@ class PictureStore:
         """
         _path(picture_id, GRID_NAME)
         try:
-            with _domain_errors(picture_id):
+            with domain_errors(picture_id):
                 async for chunk in obstore.list(self._store, picture_id, chunk_size=1):
                     if chunk:
                         return True
@@ -177,7 +207,7 @@ class PictureStore:
         """
         found: list[PictureInfo] = []
         try:
-            with _domain_errors("the list of pictures"):
+            with domain_errors("the list of pictures"):
                 async for chunk in obstore.list(self._store, chunk_size=1000):
                     found.extend(_info(meta) for meta in chunk if _is_ours(meta["path"]))
         except NotFound:
@@ -197,16 +227,7 @@ class PictureStore:
         """
         for path in paths:
             _path(*path.split("/", 1))
-        for start in range(0, len(paths), _DELETE_CHUNK):
-            chunk = list(paths[start : start + _DELETE_CHUNK])
-            with _domain_errors("pictures to remove"):
-                try:
-                    await obstore.delete_async(self._store, chunk)
-                except FileNotFoundError:
-                    # Another replica was faster with some of them; the rest are tried one by one.
-                    for path in chunk:
-                        with contextlib.suppress(FileNotFoundError):
-                            await obstore.delete_async(self._store, path)
+        await delete_objects(self._store, paths, "picture")
 
     async def sweep(self) -> int:
         """Removes pictures older than ``max_age_s``, then the oldest until all are within ``max_bytes``.
@@ -230,7 +251,7 @@ class PictureStore:
             total -= picture.size
         await self.delete(doomed)
         if self._folder is not None:
-            with _domain_errors("leftovers"):
+            with domain_errors("leftovers"):
                 await asyncio.to_thread(_remove_leftovers, self._folder, oldest_allowed)
         if doomed:
             log.info("Removed %d pictures from the store", len(doomed))
@@ -288,7 +309,7 @@ def _info(meta: Any) -> PictureInfo:
     return PictureInfo(path=path, size=size, modified=modified, etag=etag, media_type=_media_type(path))
 
 
-def _local_folder(url: str) -> Path | None:
+def local_folder(url: str) -> Path | None:
     """The folder that `url` means, absolute and without links, or None for an object store."""
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path)).resolve()
@@ -319,14 +340,24 @@ def _remove_leftovers(folder: Path, oldest_allowed: float) -> None:
 
 
 @contextlib.contextmanager
-def _domain_errors(what: str) -> Iterator[None]:
+def domain_errors(what: str, kind: str = "picture") -> Iterator[None]:
+    """Turns the storage's errors into ours.
+
+    Args:
+        what: For the log.
+        kind: What the client asked for.
+
+    Raises:
+        NotFound: There is none.
+        StoreUnavailable: The storage refused or did not answer.
+    """
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound("There is no such picture") from error
+        raise NotFound(f"There is no such {kind}") from error
     except (BaseError, OSError, ValueError) as error:
-        log.warning("The picture store failed on %s: %s", what, _first_line(error))
-        raise StoreUnavailable("The picture store does not answer; try again later") from error
+        log.warning("The store failed on %s: %s", what, _first_line(error))
+        raise StoreUnavailable(f"The {kind} store does not answer; try again later") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -51,7 +51,7 @@ class _Cpu:
         from serve_app.pipelines.shared_cores import SharedCores
 
         cores = SharedCores(_cores(pool), fixed=pool.exact_batches)
-        torch.set_num_threads(cores.cores)
+        torch.set_num_threads(1)  # this thread only loads; see SharedCores
         return load_sdxl(
             pool,
             device=torch.device("cpu"),

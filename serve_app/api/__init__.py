@@ -11,6 +11,7 @@ from serve_app.api import (
     generate,
     huggingface,
     imagine,
+    jobs,
     openai,
     pictures,
     replay,
@@ -21,7 +22,19 @@ from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import BodyLimitMiddleware, ForwardedPrefixMiddleware, RequestIdMiddleware
 from serve_app.settings import Settings
 
-_WIRE_FORMATS = (imagine, text2image, generate, openai, a1111, huggingface, replay, pictures, system, docs)
+_WIRE_FORMATS = (
+    imagine,
+    text2image,
+    generate,
+    openai,
+    a1111,
+    huggingface,
+    replay,
+    jobs,
+    pictures,
+    system,
+    docs,
+)
 
 
 def build_app(settings: Settings) -> FastAPI:

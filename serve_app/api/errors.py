@@ -36,6 +36,8 @@ _STATUSES: tuple[tuple[type[domain.ImagineError], int, str], ...] = (
     (domain.UnsupportedRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported"),
     (domain.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request"),
     (domain.NotFound, HTTPStatus.NOT_FOUND, "not_found"),
+    (domain.TooManyJobs, HTTPStatus.TOO_MANY_REQUESTS, "too_many_jobs"),
+    (domain.JobsUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (domain.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (domain.PoolUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (domain.StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable"),

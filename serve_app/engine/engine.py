@@ -312,15 +312,19 @@ class Engine:
         picture.listener.on_progress(picture.progress(), preview)
 
     def _start_decodes(self) -> None:
-        """At most one here, so that decoding never stalls the others for longer; or as many beside as may be."""
+        """At most one here, so that decoding never stalls the others for longer; beside, as many as may be.
+
+        The only picture there is gets the whole device, here.
+        """
         while True:
             with self._lock:
                 if self._decoders is not None and self._scheduler.decoding >= self._decode_slots:
                     return
+                alone = len(list(self._scheduler.pictures())) == 1
                 picture = self._scheduler.next_to_decode()
             if picture is None:
                 return
-            if self._decoders is None:
+            if self._decoders is None or alone:
                 self._concerned = (picture,)
                 self._decode(picture)
                 return

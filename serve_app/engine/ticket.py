@@ -12,7 +12,8 @@ from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgr
 class Listener(Protocol):
     """Hears of one request's pictures, on the engine's threads: be quick, never block, hand work over.
 
-    It hears of one picture from one thread at a time, of several pictures maybe from several. Every picture ends with one `on_picture` or one `on_failure`. A listener that raises loses its picture.
+    It hears of one picture from one thread at a time, of several maybe from several.
+    Every picture ends with one `on_picture` or one `on_failure`. A listener that raises loses its picture.
     """
 
     def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:

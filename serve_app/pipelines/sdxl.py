@@ -97,8 +97,11 @@ class SdxlPipeline:
         )
         self._preview = LinearPreview(self._unet.config.in_channels, self._scale)
 
-    def _part_of_cores(self) -> AbstractContextManager[None]:
-        return self._cores.part() if self._cores is not None else nullcontext()
+    def _denoising(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._cores is None else self._cores.denoising()
+
+    def _decoding(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._cores is None else self._cores.decoding()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -125,7 +128,7 @@ class SdxlPipeline:
         Raises:
             UnsupportedRequest: The noise scheduler cannot make that many steps.
         """
-        with self._part_of_cores():
+        with self._denoising():
             return self._prepare(request, index)
 
     def _prepare(self, request: GenerationRequest, index: int) -> ImageState:
@@ -167,7 +170,7 @@ class SdxlPipeline:
     @torch.inference_mode()
     def denoise_step(self, batch: Sequence[ImageState]) -> None:
         """Gathers the rows, calls the UNet once, scatters: guidance and the scheduler's step per picture."""
-        with self._part_of_cores():
+        with self._denoising():
             noise = self._predict(batch)
         self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
 
@@ -237,7 +240,7 @@ class SdxlPipeline:
             latents = latents * std / config.scaling_factor + mean
         else:
             latents = latents / config.scaling_factor
-        with self._part_of_cores():
+        with self._decoding():
             image = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0][0].float()
             if not torch.isfinite(image).all():
                 raise GenerationFailed("the model's picture is not finite; another seed or size may work")

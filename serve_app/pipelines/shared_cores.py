@@ -10,10 +10,13 @@ import torch
 
 
 class SharedCores:
-    """Gives each of the calls that run at the same time an equal part of the cores, and all to one that runs alone.
+    """Gives the denoising thread and each decode beside it an equal part of the cores.
 
-    Two calls on half of the cores each finish sooner than one after the other on all of them: the parts of a
-    small model are too short to keep many cores busy.
+    Two calls on half of the cores each finish sooner than one after the other on all of them: the layers of a small
+    model are too short to keep many cores busy. The parts are small enough that threads never outnumber cores by
+    more than the decodes: OpenMP's threads then wait for each other asleep instead of awake, which made a step of a
+    small model 2.3 times as long (seen with libgomp on two cores). For the same reason nobody else in the process
+    should run torch on several threads: whoever loads the model does it on one.
 
     Args:
         cores: Threads in all.
@@ -23,20 +26,41 @@ class SharedCores:
     def __init__(self, cores: int, *, fixed: bool = False) -> None:
         self.cores = cores
         self._fixed = fixed
-        self._active = 0
+        self._denoiser: int | None = None  # its thread
+        self._beside = 0
         self._lock = threading.Lock()
 
     @contextmanager
-    def part(self) -> Iterator[None]:
-        """Around a call; the number of threads holds for the calling thread alone."""
+    def denoising(self) -> Iterator[None]:
+        """Around a call of the thread that denoises."""
         with self._lock:
-            self._active += 1
-            threads = self.cores if self._fixed else max(1, self.cores // self._active)
+            self._denoiser = threading.get_ident()
+            threads = self._share()
+        _use(threads)
+        yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Around a decode, on the thread that denoises or on another beside it."""
+        if self._denoiser in (None, threading.get_ident()):
+            _use(self._share())
+            yield
+            return
+        with self._lock:
+            self._beside += 1
+            threads = self._share()
         try:
-            # Each thread has its own number in torch's OpenMP build; asking is cheap, setting it again is not.
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+            _use(threads)
             yield
         finally:
             with self._lock:
-                self._active -= 1
+                self._beside -= 1
+
+    def _share(self) -> int:
+        return self.cores if self._fixed else max(1, self.cores // (1 + self._beside))
+
+
+def _use(threads: int) -> None:
+    """Sets the calling thread's number, which is its own in torch's OpenMP build; asking is cheap, setting is not."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -80,4 +80,4 @@ def test_serve_deploy_on_a_running_cluster(tmp_path: Path) -> None:
         )
         application = yaml.safe_load(status.stdout)["applications"]["imagine"]
         assert application["status"] == "RUNNING", json.dumps(application)
-        assert set(application["deployments"]) == {"Ingress", "default"}
+        assert set(application["deployments"]) == {"Ingress", "Jobs", "default"}

@@ -9,13 +9,19 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
-from serve_app.settings import PoolSettings, Settings, StoreSettings, read_settings_file
+from serve_app.settings import JobsSettings, PoolSettings, Settings, StoreSettings, read_settings_file
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 @pytest.mark.parametrize(
-    ("kind", "heading"), [(Settings, "Application"), (PoolSettings, "A pool"), (StoreSettings, "The store")]
+    ("kind", "heading"),
+    [
+        (Settings, "Application"),
+        (PoolSettings, "A pool"),
+        (StoreSettings, "The store"),
+        (JobsSettings, "Jobs"),
+    ],
 )
 def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], heading: str) -> None:
     section = DOCUMENT.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]

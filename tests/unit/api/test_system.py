@@ -92,6 +92,10 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         "/ready",
         "/live",
         "/api/pools",
+        "/api/jobs",
+        "/api/jobs/{job_id}",
+        "/api/jobs/{job_id}/events",
+        "/api/jobs/{job_id}/result",
     }
     posts = {path: methods["post"] for path, methods in document["paths"].items() if "post" in methods}
     schemas = {
@@ -99,10 +103,11 @@ async def test_openapi_describes_every_route_with_examples(client: httpx.AsyncCl
         for path, post in posts.items()
         if "application/json" in post.get("requestBody", {}).get("content", {})
     }
-    assert len(schemas) >= 8
+    assert len(schemas) >= 9
     for path, schema in schemas.items():
         assert schema["examples"], path
         assert "$ref" not in str(schema)
-    assert "prompt" in schemas["/generate"]["required"]
+    for path in ("/generate", "/api/jobs"):
+        assert "prompt" in schemas[path]["required"]
     text = str(document)
     assert "HTTPValidationError" not in text

@@ -1,0 +1,391 @@
+"""The runner: what was accepted ends, whatever happens to pools, store, caller and the runner itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from serve_app.errors import (
+    GenerationFailed,
+    InvalidRequest,
+    NotFound,
+    PoolUnavailable,
+    QueueFull,
+    StoreUnavailable,
+    TooManyJobs,
+    UnknownModel,
+    UnsupportedRequest,
+)
+from serve_app.jobs import IdempotencyKey, JobEvent, JobRunner, JobState
+from serve_app.request import GenerationResult, Priority, RequestDraft, StepProgress
+from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order, until
+
+
+async def _events(runner: JobRunner, job_id: str, last_seen: int = 0) -> list[JobEvent]:
+    return [event async for event in runner.events(job_id, last_seen)]
+
+
+async def test_a_job_ends_with_its_pictures_and_its_record(make_runner: MakeRunner) -> None:
+    runner, service = make_runner()
+    submitted = await runner.submit(order(num_images=2))
+    assert submitted.created
+    assert submitted.job.progress.state is JobState.QUEUED
+    job_id = submitted.job.record.id
+    view = await ended(runner, job_id)
+    assert view.progress.state is JobState.FINISHED
+    assert view.record.result is not None
+    assert [image.seed for image in view.record.result.images] == [7, 8]
+    expected = await service.draw(order(num_images=2).draft)
+    for image, drawn in zip(view.record.result.images, expected.images, strict=True):
+        _, data = await service.store.get(job_id, image.name)
+        assert data == drawn.data
+    kinds = [event.kind for event in await _events(runner, job_id)]
+    assert kinds == ["queued", "starting", "step", "step", "step", "step", "finished"]
+    # Another runner knows it from the store alone.
+    other, _ = make_runner()
+    assert (await other.get(job_id)).record == (await runner.get(job_id)).record
+    last = (await _events(other, job_id))[0]
+    assert (last.kind, last.record) == ("finished", view.record)
+
+
+async def test_the_record_is_there_before_the_answer(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner, _ = make_runner(delay_s=30.0)
+    submitted = await runner.submit(order())
+    assert (tmp_path / "store" / "jobs" / "open" / f"{submitted.job.record.id}.json").is_file()
+
+
+async def test_without_the_store_nothing_is_accepted(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, service = make_runner()
+
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(runner._records, "put_open", refuse)
+    with pytest.raises(StoreUnavailable):
+        await runner.submit(order())
+    await asyncio.sleep(0.05)
+    assert service.drafts == []
+
+
+async def test_a_new_runner_takes_up_what_the_last_one_left(make_runner: MakeRunner) -> None:
+    first, drawn_before = make_runner(delay_s=30.0)
+    ids = [(await first.submit(order(f"fox {number}"))).job.record.id for number in range(3)]
+    await until(first, ids[0], lambda view: view.progress.state is JobState.RUNNING)
+    old_events = first.events(ids[0])
+    last_seen = [(await anext(old_events)).id for _ in range(3)][-1]
+    await old_events.aclose()
+    await first.close()  # as when its process dies: nothing is written at the end
+    assert drawn_before.finished == []
+    second, service = make_runner()
+    second.start()
+    for number, job_id in enumerate(ids):
+        view = await ended(second, job_id)
+        assert view.progress.state is JobState.FINISHED
+        direct = await service.draw(order(f"fox {number}").draft)
+        assert (await service.store.get(job_id, "0_0.png"))[1] == direct.images[0].data
+    # Numbers go on, and a reader of the first runner gets the state as it is now.
+    events = await _events(second, ids[0], last_seen)
+    assert events[0].id > last_seen
+    assert events[-1].kind == "finished"
+    # Nothing is left to do for a third one.
+    await eventually(lambda: _nothing_open(second))
+    third, service = make_runner()
+    await third.get(ids[0])
+    await asyncio.sleep(0.1)
+    assert service.drafts == []
+
+
+async def _nothing_open(runner: JobRunner) -> bool:
+    return await runner._records.open_jobs() == []
+
+
+async def test_a_caller_who_leaves_while_ordering_leaves_a_whole_job(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = make_runner()
+    await runner.submit(order("first"))
+    put_open = runner._records.put_open
+
+    async def slow(record: object) -> None:
+        await put_open(record)  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(runner._records, "put_open", slow)
+    wanted = order()
+    call = asyncio.create_task(runner.submit(wanted))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    view = await ended(runner, wanted.draft.request_id)
+    assert view.progress.state is JobState.FINISHED
+
+
+async def test_an_order_sent_twice_makes_one_job(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.02)
+    wanted = order()
+    first, second = await asyncio.gather(runner.submit(wanted), runner.submit(wanted))
+    assert {first.created, second.created} == {True, False}
+    await ended(runner, wanted.draft.request_id)
+    assert len(service.drafts) == 1
+
+
+async def test_cancelling_stops_that_job_alone(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.1)
+    doomed = (await runner.submit(order("doomed"))).job.record.id
+    other = (await runner.submit(order("other"))).job.record.id
+    await until(runner, doomed, lambda view: view.progress.state is JobState.RUNNING)
+    for _ in range(2):
+        view = await runner.cancel(doomed)
+        assert view.progress.state is JobState.CANCELLED
+    assert service.cancelled == [doomed]
+    assert (await _events(runner, doomed))[-1].kind == "cancelled"
+    assert (await ended(runner, other)).progress.state is JobState.FINISHED
+    assert (await runner.cancel(other)).progress.state is JobState.FINISHED
+    # It does not come back with another runner.
+    await eventually(lambda: _nothing_open(runner))
+    again, service = make_runner()
+    assert (await again.get(doomed)).progress.state is JobState.CANCELLED
+    assert service.drafts == []
+
+
+async def test_a_waiting_job_can_be_cancelled_and_its_turn_goes_on(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.05, max_running=1)
+    ids = [(await runner.submit(order(f"{number}"))).job.record.id for number in range(3)]
+    await until(runner, ids[2], lambda view: view.progress.position == 2 or view.progress.position == 1)
+    await runner.cancel(ids[1])
+    for job_id in (ids[0], ids[2]):
+        assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
+    assert [draft.request_id for draft in service.drafts] == [ids[0], ids[2]]
+
+
+async def test_interactive_jobs_go_before_batch_jobs(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.02, max_running=1)
+    ids = [
+        (await runner.submit(order(priority=priority))).job.record.id
+        for priority in (Priority.INTERACTIVE, Priority.BATCH, Priority.INTERACTIVE)
+    ]
+    positions = {job_id: (await runner.get(job_id)).progress.position for job_id in ids[1:]}
+    assert positions[ids[2]] is not None
+    for job_id in ids:
+        await ended(runner, job_id)
+    assert [draft.request_id for draft in service.drafts] == [ids[0], ids[2], ids[1]]
+
+
+async def test_too_many_jobs_are_refused_with_a_time(make_runner: MakeRunner) -> None:
+    runner, _ = make_runner(delay_s=30.0, max_unfinished=2)
+    for _ in range(2):
+        await runner.submit(order())
+    with pytest.raises(TooManyJobs) as refusal:
+        await runner.submit(order())
+    assert refusal.value.retry_after_s >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "field"),
+    [
+        ({"width": 65, "height": 64}, UnsupportedRequest, "width"),
+        ({"scheduler_name": "abacus"}, UnsupportedRequest, "scheduler_name"),
+        ({"pool": "nobody"}, UnknownModel, "pool"),
+        ({"webhook_url": "https://example.com/"}, InvalidRequest, "webhook_url"),  # there is no secret
+    ],
+)
+async def test_what_nobody_could_draw_is_refused_at_once(
+    make_runner: MakeRunner, fields: dict[str, object], kind: type[InvalidRequest], field: str
+) -> None:
+    runner, service = make_runner()
+    wanted = order()
+    rest = {key: fields[key] for key in fields if key == "webhook_url"}
+    draft = RequestDraft("x", **{k: v for k, v in fields.items() if k not in rest})  # type: ignore[arg-type]
+    with pytest.raises(kind) as refusal:
+        await runner.submit(type(wanted)(draft, **rest))  # type: ignore[arg-type]
+    assert refusal.value.field == field
+    with pytest.raises(NotFound):
+        await runner.get(draft.request_id)
+    assert service.drafts == []
+
+
+async def test_an_accepted_job_outlasts_pools_that_are_full_or_away(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(failure=QueueFull("the pool is full", 0.01))
+    service.is_ready = False
+    job_id = (await runner.submit(order())).job.record.id  # nobody can check it, and it is accepted
+    await until(runner, job_id, lambda view: view.progress.message is not None)
+    service.is_ready = True
+    view = await until(runner, job_id, lambda view: view.progress.message == "the pool is full")
+    assert view.progress.state is JobState.QUEUED
+    service.failure = None
+    assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
+    assert len(service.drafts) >= 3
+
+
+async def test_a_job_that_a_pool_refuses_later_fails_with_the_reason(make_runner: MakeRunner) -> None:
+    runner, service = make_runner()
+    service.is_ready = False
+    job_id = (await runner.submit(order(scheduler_name="abacus"))).job.record.id
+    service.is_ready = True
+    view = await ended(runner, job_id)
+    assert view.record.error is not None
+    assert (view.record.error.code, view.record.error.field) == ("unsupported", "scheduler_name")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(GenerationFailed("not finite"), "generation_failed"), (RuntimeError("secret"), "internal")],
+)
+async def test_a_failure_ends_the_job(make_runner: MakeRunner, failure: Exception, code: str) -> None:
+    runner, _ = make_runner(failure=failure)
+    view = await ended(runner, (await runner.submit(order())).job.record.id)
+    assert view.progress.state is JobState.FAILED
+    assert view.record.error is not None
+    assert view.record.error.code == code
+    assert "secret" not in view.record.error.message
+
+
+async def test_a_job_that_kills_its_replicas_fails_in_the_end(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(failure=PoolUnavailable("a replica died"))
+    view = await ended(runner, (await runner.submit(order())).job.record.id)
+    assert view.record.error is not None
+    assert view.record.error.code == "generation_failed"
+    assert len(service.drafts) == 5
+
+
+@pytest.mark.parametrize("limit", ["deadline", "max_age_s"])
+async def test_a_job_that_is_too_late_fails(make_runner: MakeRunner, limit: str) -> None:
+    runner, service = make_runner(delay_s=30.0, **({"max_age_s": 0.1} if limit == "max_age_s" else {}))
+    deadline = time.time() + 0.1 if limit == "deadline" else None
+    view = await ended(runner, (await runner.submit(order(deadline=deadline))).job.record.id)
+    assert view.record.error is not None
+    assert view.record.error.code == "deadline_exceeded"
+    assert len(service.cancelled) == 1
+
+
+async def test_the_end_waits_for_the_store(make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, service = make_runner()
+    away = 0
+
+    def sometimes(write: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def attempt(*arguments: object) -> None:
+            nonlocal away
+            if away:
+                away -= 1
+                raise StoreUnavailable("away")
+            await write(*arguments)
+
+        return attempt
+
+    monkeypatch.setattr(service.store, "put", sometimes(service.store.put))
+    monkeypatch.setattr(runner._records, "put_done", sometimes(runner._records.put_done))
+    wanted = order()
+    await runner.submit(wanted)
+    away = 2  # the picture takes two attempts more
+    view = await ended(runner, wanted.draft.request_id)
+    assert (view.progress.state, away) == (JobState.FINISHED, 0)
+    doomed = order(deadline=time.time())
+    away = 2  # the end does
+    await runner.submit(doomed)
+    view = await ended(runner, doomed.draft.request_id)
+    assert (view.progress.state, away) == (JobState.FAILED, 0)
+    assert (await service.store.get(wanted.draft.request_id, "0_0.png"))[0].size
+
+
+async def test_an_idempotency_key_leads_to_the_job_it_made(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.02)
+    key = IdempotencyKey("a" * 64, "b" * 64)
+    answers = await asyncio.gather(*(runner.submit(order(idempotency_key=key)) for _ in range(4)))
+    (job_id,) = {answer.job.record.id for answer in answers}
+    assert sum(answer.created for answer in answers) == 1
+    await ended(runner, job_id)
+    again = await runner.submit(order(idempotency_key=key))
+    assert (again.created, again.job.record.id) == (False, job_id)
+    assert len(service.drafts) == 1
+    with pytest.raises(InvalidRequest) as refusal:
+        await runner.submit(order(idempotency_key=IdempotencyKey("a" * 64, "c" * 64)))
+    assert refusal.value.field == "idempotency_key"
+    # It survives the runner.
+    other, service = make_runner()
+    again = await other.submit(order(idempotency_key=key))
+    assert (again.created, again.job.record.id) == (False, job_id)
+    assert service.drafts == []
+
+
+async def test_a_key_without_its_job_is_free_again(make_runner: MakeRunner) -> None:
+    runner, _ = make_runner()
+    key = IdempotencyKey("a" * 64, "b" * 64)
+    # As when the process dies between the two writes of an order.
+    await runner._records.put_key(key.hash, "c" * 64, order().draft.request_id)
+    assert (await runner.submit(order(idempotency_key=key))).created
+
+
+async def test_records_are_removed_when_their_time_is_over(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner, _ = make_runner(retention_s=0.3)
+    job_id = (await runner.submit(order())).job.record.id
+    await ended(runner, job_id)
+    other, _ = make_runner(retention_s=0.3)
+    done = tmp_path / "store" / "jobs" / "done" / f"{job_id}.json"
+    assert done.is_file()
+
+    async def gone() -> bool:
+        return not done.exists()
+
+    other.start()
+    await eventually(gone)
+    with pytest.raises(NotFound):
+        await other.get(job_id)
+
+
+async def test_a_record_that_cannot_be_read_stops_nobody(make_runner: MakeRunner, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "jobs" / "open"
+    folder.mkdir(parents=True)
+    broken = folder / f"{order().draft.request_id}.json"
+    broken.write_text("{")
+    runner, _ = make_runner()
+    job_id = (await runner.submit(order())).job.record.id
+    assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
+    assert broken.exists()
+
+
+@pytest.mark.parametrize("job_id", ["", "..", "nope", "../../etc/passwd", "A" * 36])
+async def test_other_ids_are_not_found(make_runner: MakeRunner, job_id: str) -> None:
+    runner, _ = make_runner()
+    with pytest.raises(NotFound):
+        await runner.get(job_id)
+    with pytest.raises(NotFound):
+        await runner.cancel(job_id)
+    with pytest.raises(NotFound):
+        await _events(runner, job_id)
+
+
+async def test_progress_begins_again_when_a_replica_dies(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, service = make_runner()
+    _, other = make_runner()
+    steps = [(0, 2), (0, None), (1, None), (0, 1), (0, None), (1, None), (2, None)]
+
+    async def stream(
+        draft: RequestDraft, *, progress: bool = False
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        for step, position in steps:
+            yield StepProgress(draft.request_id, 0, step, 2, queue_position=position)
+        yield await other.draw(draft)
+
+    monkeypatch.setattr(service, "stream", stream)
+    job_id = (await runner.submit(order())).job.record.id
+    await ended(runner, job_id)
+    seen = [
+        (event.kind, event.progress.position, event.progress.step) for event in await _events(runner, job_id)
+    ]
+    assert seen[2:-1] == [
+        ("starting", 2, 0),
+        ("step", None, 0),
+        ("step", None, 1),
+        ("step", None, 0),
+        ("step", None, 1),
+        ("step", None, 2),
+    ]
+    assert seen[-1] == ("finished", None, 4)
