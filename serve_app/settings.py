@@ -46,6 +46,8 @@ class PoolSettings(BaseModel):
         max_queue_s: Predicted seconds of accepted work above which a replica refuses.
         exact_batches: Fill every step up to ``max_rows`` rows, so that pictures are bit-equal whatever else is drawn.
             A lone picture then costs a full step; ``docs/measurements.md`` says how much.
+        concurrent_decodes: VAE decodes that may run beside the denoising, on a part of the CPU's cores; 0 decodes between
+            two steps on all of them.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
     """
@@ -71,6 +73,7 @@ class PoolSettings(BaseModel):
     max_queued_images: Annotated[int, Field(ge=1)] = 64
     max_queue_s: Annotated[float, Field(gt=0)] = 600.0
     exact_batches: bool = False
+    concurrent_decodes: Annotated[int, Field(ge=0, le=16)] = 0
     max_pixels: Annotated[int, Field(ge=64 * 64)] = 2048 * 2048
     warmup: bool = True
 

@@ -17,11 +17,8 @@ _EXACT_MATMULS = ("MKL_CBWR", "AVX2,STRICT")
 """MKL's sums else depend on where a row lies in memory (seen in tiny attentions with two threads). Read by MKL once,
 before its first call."""
 
-_MOST_DECODES = 2
-"""Decodes beside the denoising; their memory (a few GB each at 1024x1024 with the full-size VAE) bounds it."""
-
-_MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 2**28, -3: 2**30}
-"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in bytes: memory of big tensors is kept instead of being
+_MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 2**28, -3: 2**30, -8: 1}
+"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (bytes) and M_ARENA_MAX: memory of big tensors is kept instead of being
 given back and faulted in again by every layer (a tenth of a decode's time)."""
 
 _NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's name
@@ -57,8 +54,7 @@ class _Cpu:
             device=torch.device("cpu"),
             dtype=getattr(torch, _dtype_name(pool)),
             cores=cores,
-            # As many as there are cores: the decodes of small pictures scale badly over them.
-            concurrent_decodes=0 if pool.exact_batches else min(cores.cores, _MOST_DECODES),
+            concurrent_decodes=0 if pool.exact_batches else pool.concurrent_decodes,
         )
 
 
