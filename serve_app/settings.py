@@ -46,8 +46,8 @@ class PoolSettings(BaseModel):
         max_queue_s: Predicted seconds of accepted work above which a replica refuses.
         exact_batches: Fill every step up to ``max_rows`` rows, so that pictures are bit-equal whatever else is drawn.
             A lone picture then costs a full step; ``docs/measurements.md`` says how much.
-        concurrent_decodes: VAE decodes that may run beside the denoising, on a part of the CPU's cores; 0 decodes between
-            two steps on all of them.
+        concurrent_decodes: VAE decodes that may run beside the denoising, on a part of the CPU cores; 0 decodes
+            between two steps on all of them.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
     """
