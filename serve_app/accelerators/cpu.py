@@ -18,8 +18,8 @@ _EXACT_MATMULS = ("MKL_CBWR", "AVX2,STRICT")
 before its first call."""
 
 _MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 2**28, -3: 2**30, -8: 1}
-"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (bytes) and M_ARENA_MAX: memory of big tensors is kept instead of being
-given back and faulted in again by every layer (a tenth of a decode's time)."""
+"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (bytes) and M_ARENA_MAX: memory of big tensors is kept instead
+of being given back and faulted in again by every layer (a tenth of a decode's time)."""
 
 _NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import time
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from serve_app.api.sse import with_silences
 from serve_app.errors import ImagineError
 from serve_app.images import png_size
 from serve_app.request import GenerationResult, StepProgress
@@ -160,25 +160,6 @@ def _partial(preview: bytes, index: int, output: StreamedOutput) -> PartialImage
 
 async def server_sent(events: AsyncGenerator[tuple[str, str], None]) -> AsyncGenerator[str, None]:
     """Writes (type, data) as server-sent events, with a comment where nothing happens for `KEEP_ALIVE_S`."""
-    reading: asyncio.Task[tuple[str, str] | None] | None = None
-    async with aclosing(events):
-        try:
-            while True:
-                reading = reading or asyncio.ensure_future(_next(events))
-                done, _ = await asyncio.wait({reading}, timeout=KEEP_ALIVE_S)
-                if not done:
-                    yield ": still drawing\n\n"
-                    continue
-                event = reading.result()
-                if event is None:
-                    return
-                reading = None
-                yield f"event: {event[0]}\ndata: {event[1]}\n\n"
-        finally:
-            if reading is not None and not reading.done():
-                reading.cancel()
-                await asyncio.wait({reading})
-
-
-async def _next(events: AsyncGenerator[tuple[str, str], None]) -> tuple[str, str] | None:
-    return await anext(events, None)
+    async with aclosing(with_silences(events, KEEP_ALIVE_S)) as items:
+        async for item in items:
+            yield ": still drawing\n\n" if item is None else f"event: {item[0]}\ndata: {item[1]}\n\n"

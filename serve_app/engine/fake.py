@@ -28,11 +28,13 @@ class FakePipeline:
         decode_s: Seconds of one decode.
         max_rows: Most rows of one step.
         memory_rows: A step of more rows raises MemoryError; None never does.
+        concurrent_decodes: See `Capabilities`.
         sleep: Spends the seconds; tests give a clock of their own.
 
     Attributes:
         batches: One tuple per successful step: (request id, picture index, step) of each picture.
         gate: Steps wait for it; cleared by tests that need a step to hang.
+        decode_gate: The same for decodes.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class FakePipeline:
         decode_s: float = 0.0,
         max_rows: int = 8,
         memory_rows: int | None = None,
+        concurrent_decodes: int = 0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._step_s = step_s
@@ -53,8 +56,14 @@ class FakePipeline:
         self.batches: list[tuple[tuple[str, int, int], ...]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.decode_gate = threading.Event()
+        self.decode_gate.set()
         self._capabilities = Capabilities(
-            max_rows=max_rows, previews=True, scheduler_names=("euler", "ddim"), max_pixels=1024 * 1024
+            max_rows=max_rows,
+            previews=True,
+            scheduler_names=("euler", "ddim"),
+            max_pixels=1024 * 1024,
+            concurrent_decodes=concurrent_decodes,
         )
 
     @property
@@ -115,6 +124,7 @@ class FakePipeline:
 
     def decode(self, state: ImageState) -> Pixels:
         """The digest, repeated over the picture."""
+        self.decode_gate.wait()
         if POISON_DECODE in state.request.prompt:
             raise GenerationFailed("the picture is not finite")
         self._spend(self._decode_s)

@@ -22,7 +22,8 @@ POLISH: Final = VaeSettings("polish", steps=150, batch=2, side=512, learning_rat
 
 #: The bundled weights had ``other_sizes`` 0.06, and 0.04 from step 1,860 on; 0.05 stands for both.
 #: Steps count on through the stages: each goes on from the checkpoint of the one before, and a stage's
-#: ``steps`` is the count at which it ends. ``decay_from`` is relative to the end of the whole run.
+#: ``steps`` (or ``until``) is the count at which it ends. The learning rate of the fourth and of the last stage decays
+#: to its end; ``decay_from`` is the share of ``steps`` at which that begins.
 UNET_STAGES: Final[dict[str, UnetSettings]] = {
     "shapes, high t": UnetSettings(
         batch=32, steps=2250, until=590, learning_rate=2e-3, last_step_share=0.4, mix=Mix(0.72, 0.02, 0.02)
@@ -54,5 +55,15 @@ UNET_STAGES: Final[dict[str, UnetSettings]] = {
         few_steps_share=0.25,
         other_sizes=0.05,
         mix=Mix(0.42, 0.10, 0.08),
+    ),
+    "pairs, accessories, many sizes": UnetSettings(
+        batch=32,
+        steps=4250,
+        learning_rate=2e-3,
+        decay_from=0.72,
+        last_step_share=0.25,
+        few_steps_share=0.25,
+        other_sizes=0.35,
+        mix=Mix(0.28, 0.14, 0.14),
     ),
 }

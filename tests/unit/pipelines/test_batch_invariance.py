@@ -220,7 +220,6 @@ def exact() -> StepPipeline:
     return accelerators.get("cpu").load_pipeline(PoolSettings.model_validate(exact_pool))
 
 
-@pytest.mark.skipif("exact_batches" not in PoolSettings.model_fields, reason="the setting is not there yet")
 @few
 @given(numbers=st.lists(st.integers(0, 23), min_size=2, max_size=6))
 def test_exact_batches_are_bit_equal(exact: StepPipeline, numbers: list[int]) -> None:
