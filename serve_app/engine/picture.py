@@ -24,6 +24,7 @@ class Picture:
     state: ImageState | None = None  # the engine, once prepared
     passed_over: int = 0  # the scheduler: steps given to others since its own last one
     held_s: float = 0.0  # the scheduler: predicted seconds of all steps given to others while it was ready
+    overtaken_s: float = 0.0  # the scheduler: of these, steps led by pictures that came later
     decode_attempts: int = 0  # the engine: decodes that found no memory
     ended: bool = False  # the engine: its listener heard the end
     told_position: int | None = None  # the engine: last queue position its listener heard

@@ -86,8 +86,9 @@ def test_short_overtakes_long_when_rows_are_short() -> None:
 
 
 def test_passed_over_pictures_do_not_starve() -> None:
-    engine, pipeline, _ = make(max_rows=1)
+    engine, pipeline, clock = make(max_rows=1)
     long = put(engine, ask("long", steps=3))
+    clock.sleep(0.1)
     shorts = [put(engine, ask(f"short{index}", steps=2)) for index in range(60)]
     run(engine, long.ended.is_set)
     assert not all(short.ended.is_set() for short in shorts)
