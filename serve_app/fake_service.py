@@ -97,6 +97,7 @@ class FakeImageService:
         """What is being drawn now, and for whom."""
         return self._live
 
+    @property
     def jobs(self) -> JobRunner:
         """The jobs, kept in this process."""
         return self._jobs

@@ -103,8 +103,8 @@ async def test_events_from_first_to_last(client: httpx.AsyncClient, service: Fak
     assert answer.headers["x-accel-buffering"] == "no"
     assert "no-cache" in answer.headers["cache-control"]
     events = _parse(answer.text)
-    assert [event["event"] for event in events] == ["queued", "starting", *["step"] * 4, "finished"]
-    assert [event["id"] for event in events] == [1, 2, 3, 4, 5, 6, 7]
+    assert [event["event"] for event in events] == ["queued", "starting", *["step"] * 5, "finished"]
+    assert [event["id"] for event in events] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert events[3]["data"] == {
         "id": job_id,
         "state": "running",
@@ -128,10 +128,10 @@ async def test_a_reader_comes_back_with_the_last_event_id(client: httpx.AsyncCli
         assert answer.status_code == 200
         return [event["id"] for event in _parse(answer.text)]
 
-    assert await numbers("4") == [5, 6, 7]
-    assert await numbers("0") == [1, 2, 3, 4, 5, 6, 7]
-    assert await numbers("999") == [7]
-    seen = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": "7"})
+    assert await numbers("4") == [5, 6, 7, 8]
+    assert await numbers("0") == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert await numbers("999") == [8]
+    seen = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": "8"})
     assert seen.status_code == 204
     odd = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": "x"})
     assert (odd.status_code, odd.json()["error"]["field"]) == (422, "Last-Event-ID")
@@ -144,7 +144,7 @@ async def test_a_reader_who_missed_too_much_begins_with_the_state_now(
     async with make_client(FakeImageService(settings)) as client:
         job_id = (await _post(client)).json()["id"]
         await _ended(client, job_id)
-        for last_event_id, expected in (("2", [7]), ("5", [6, 7])):
+        for last_event_id, expected in (("2", [8]), ("6", [7, 8])):
             answer = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": last_event_id})
             assert [event["id"] for event in _parse(answer.text)] == expected
 
@@ -158,6 +158,7 @@ async def test_silence_is_filled_with_heartbeats(tmp_path: Path, make_client: Cl
     assert [event["event"] for event in _parse(answer.text)] == [
         "queued",
         "starting",
+        "step",
         "step",
         "step",
         "finished",
@@ -182,7 +183,7 @@ async def test_previews_come_as_base64(
     job_id = (await _post(client, preview_every=1)).json()["id"]
     events = _parse((await client.get(f"/api/jobs/{job_id}/events")).text)
     previews = [event["data"].get("preview") for event in events]
-    expected = [base64.b64encode(f"png {step}".encode()).decode() for step in (1, 2, 3)]
+    expected = [base64.b64encode(f"png {step}".encode()).decode() for step in (1, 2, 3, 4)]
     assert previews == [None, None, None, *expected, None]
 
 
