@@ -187,7 +187,7 @@ def test_a_job_outlives_the_replica_that_is_killed(service: RunningService, depl
 
 
 def test_the_lines_of_the_readme(service: RunningService, tmp_path: Path) -> None:
-    section = (Path(__file__).parents[2] / "README.md").read_text().split("### Jobs\n")[1]
+    section = (Path(__file__).parents[2] / "README.md").read_text().split("\n## Jobs\n")[1]
     script = (
         section.split("```sh\n")[1].split("```")[0].replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
     )
