@@ -37,7 +37,7 @@ def test_the_bundled_model_keeps_every_promise() -> None:
 
 
 def test_much_traffic_on_the_fake_does_too() -> None:
-    report = soak(FakePipeline(step_s=0.03), seconds=4.0, max_queued_images=8)
+    report = soak(FakePipeline(step_s=0.005), seconds=4.0, max_queued_images=8)
     assert report["passed"], report
     assert set(report["ends"]) >= {"picture", "GenerationFailed"}
 
