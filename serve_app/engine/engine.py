@@ -320,8 +320,8 @@ class Engine:
             with self._lock:
                 if self._decoders is not None and self._scheduler.decoding >= self._decode_slots:
                     return
-                alone = len(list(self._scheduler.pictures())) == 1
                 picture = self._scheduler.next_to_decode()
+                alone = picture is not None and sum(1 for _ in self._scheduler.pictures()) == 1
             if picture is None:
                 return
             if self._decoders is None or alone:
@@ -400,4 +400,7 @@ class Engine:
             deliver()
         except Exception:  # a caller's bug must not concern the other callers: it loses its picture, no more
             log.exception("the listener of request %s failed", picture.request.request_id)
-            picture.cancelled = True
+            with self._lock:
+                picture.cancelled = True
+                self._abandoned = True  # the next tick must come, even with nothing else to do
+                self._lock.notify_all()

@@ -308,6 +308,25 @@ def threaded(pipeline: FakePipeline) -> Engine:
     return engine
 
 
+def test_a_listener_that_raises_at_the_last_step_is_still_told_the_end() -> None:
+    class Raises(Recorder):
+        def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
+            super().on_progress(progress, preview)
+            if progress.step == progress.num_inference_steps:
+                raise RuntimeError("a bug of the caller")
+
+    engine = Engine(FakePipeline())
+    engine.start()
+    try:
+        recorder = Raises()
+        engine.submit(ask(steps=2), recorder)
+        assert recorder.ended.wait(WAIT_S), "nothing else wakes the engine, and the picture must not be lost"
+        assert isinstance(recorder.failures[0], GenerationCancelled)
+        assert engine.stuck_for_s() == 0
+    finally:
+        assert engine.stop(WAIT_S)
+
+
 def test_the_thread_draws_stops_and_refuses_afterwards() -> None:
     engine = threaded(FakePipeline())
     recorder = put(engine, ask())
