@@ -1,33 +1,50 @@
-# Two commands: `make run` starts the service, `make test` runs the tests. `make check` is for who changes the code.
+# Two commands: `make run` starts the service and its web page, `make test` runs the tests.
+# `make check` is for who changes the code.
 # Settings by environment or on the line: make run PORT=9000 MODEL=stabilityai/sdxl-turbo (all: .venv/bin/imagine serve --help)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+NEURON_VENV ?= .venv-neuron
+OPEN_WEBUI_VENV ?= .venv-open-webui
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit check format bench bench-batching bench-soak clean help
+.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak clean help
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    start the service (settings: HOST PORT MODEL ACCELERATOR ..., or ARGS='--help')"
+	@echo "make run    start the service and its web page (settings: HOST PORT UI_PORT MODEL ACCELERATOR ..., or ARGS='--help')"
 	@echo "make test   run all tests"
+	@echo "make test-neuron  AWS Neuron's part of them alone, in an environment of its own"
+	@echo "make test-ipex  the tests of the cpu accelerator with Intel's extension for PyTorch, in .venv-ipex"
+	@echo "make test-open-webui  the real Open WebUI against the service (downloads 0.3 GB the first time)"
 	@echo "make check  lint, types, import rules, format"
 	@echo "make bench  one picture at a time against plain diffusers"
+	@echo "make bench-cuda   what a CUDA device makes of a full-size SDXL, each option apart, against diffusers"
+	@echo "make bench-full-size  a full-size SDXL on the CPU against plain diffusers: memory, step, decode (7 GB of disk)"
 	@echo "make bench-soak   ten minutes of random traffic with failures injected, and what must hold"
 	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
-	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch
+	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,ui
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
-	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,dev
+	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,ui,dev
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-run
 	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(VENV)" torch,bench
+	@touch $@
+
+$(NEURON_VENV)/.installed: pyproject.toml requirements/neuron.txt requirements/lock.txt scripts/install.sh
+	@PYTHON="$(PYTHON)" sh scripts/install.sh "$(NEURON_VENV)" neuron-test
+	@touch $@
+
+# Intel's extension for PyTorch needs a torch of its own.
+.venv-ipex/.installed: pyproject.toml requirements/ipex.txt scripts/install.sh
+	@PYTHON="$(PYTHON)" sh scripts/install.sh .venv-ipex torch,ipex,dev ipex.txt
 	@touch $@
 
 run: $(VENV)/.installed-run
@@ -35,12 +52,35 @@ run: $(VENV)/.installed-run
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+	@$(if $(ARGS),true,if "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+		then $(MAKE) test-neuron; else echo "Not run: make test-neuron, which needs Python 3.11."; fi)
 
 test-unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
+# The stand-in for AWS's packages is on the path of these tests alone. Ray's workers run in folders of their own.
+test-neuron: $(NEURON_VENV)/.installed
+	PYTHONPATH="$(CURDIR)/tests/neuron/stand_in:$(CURDIR)" $(NEURON_VENV)/bin/python -m pytest tests/neuron $(ARGS)
+
+test-ipex: .venv-ipex/.installed
+	.venv-ipex/bin/python -m pytest tests/unit/accelerators tests/unit/pipelines/test_onednn.py \
+		tests/unit/pipelines/test_weights.py $(ARGS)
+
+$(OPEN_WEBUI_VENV)/.installed: requirements/open-webui.txt scripts/install_open_webui.sh
+	@PYTHON="$(PYTHON)" sh scripts/install_open_webui.sh "$(OPEN_WEBUI_VENV)"
+	@touch $@
+
+test-open-webui: $(VENV)/.installed-dev $(OPEN_WEBUI_VENV)/.installed
+	OPEN_WEBUI="$(abspath $(OPEN_WEBUI_VENV))/bin/open-webui" $(BIN)/python -m pytest tests/open_webui $(ARGS)
+
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m bench.against_diffusers $(ARGS)
+
+bench-cuda: $(VENV)/.installed-bench
+	$(BIN)/python -m bench.cuda $(ARGS)
+
+bench-full-size: $(VENV)/.installed-run
+	$(BIN)/python -m bench.full_size $(ARGS)
 
 bench-soak: $(VENV)/.installed-run
 	$(BIN)/python -m bench.soak $(ARGS)
@@ -59,4 +99,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(NEURON_VENV) $(OPEN_WEBUI_VENV) .venv-ipex .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -14,10 +14,9 @@ import logging
 import random
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,24 +27,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.poison import MARKS, PoisonedPipeline
-from bench.soak_checks import Check, Sample, checks_of
+from bench.soak_checks import Check, checks_of
+from bench.soak_listener import Asked, Tally
 from serve_app import accelerators
 from serve_app.engine import Engine, Ticket
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import (
     DeadlineExceeded,
-    GenerationCancelled,
-    GenerationFailed,
-    ImagineError,
     Overloaded,
 )
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.request import (
     GenerationRequest,
-    Pixels,
     Priority,
-    StageSeconds,
-    StepProgress,
     new_request_id,
 )
 from serve_app.settings import PoolSettings
@@ -60,91 +54,6 @@ _DRAIN_S = 300.0
 _SUBJECTS = ("star", "circle", "square", "cat", "house", "tree", "moon", "fish")
 _COLOURS = ("yellow", "red", "green", "blue", "black", "white", "purple", "orange")
 _SIDES = (64, 96, 128, 160, 192, 256)
-
-
-class _Dropped(RuntimeError):
-    """What a listener raises on purpose."""
-
-
-@dataclass(eq=False)
-class _Asked:
-    """One accepted request and its listener. All but `cancelled` is written on the engine's thread."""
-
-    request: GenerationRequest
-    tally: _Tally
-    kept: bool  # whether its pictures are compared with those drawn alone
-    raises_at: int | None  # its listener raises at this step
-    cancelled: bool = False
-    steps: dict[int, int] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)
-
-    def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
-        before = self.steps.get(progress.image_index, 0)
-        if not before <= progress.step <= progress.num_inference_steps or progress.image_index in self.ended:
-            self.tally.wrong(f"step {progress.step} after {before} of {progress.num_inference_steps}")
-        self.steps[progress.image_index] = progress.step
-        if progress.step == self.raises_at:
-            self.cancelled = True
-            raise _Dropped("a listener that raises on purpose")
-
-    def on_picture(self, index: int, pixels: Pixels, seconds: StageSeconds) -> None:
-        self._end(index)
-        if any(mark in self.request.prompt for mark in MARKS):
-            self.tally.wrong(f"a picture of {self.request.prompt!r}")
-        if (pixels.width, pixels.height) != (self.request.width, self.request.height):
-            self.tally.wrong(f"{pixels.width}x{pixels.height} pixels")
-        self.tally.picture(self, index, pixels)
-
-    def on_failure(self, index: int, error: ImagineError) -> None:
-        self._end(index)
-        expected = (
-            (isinstance(error, GenerationCancelled) and self.cancelled)
-            or (isinstance(error, DeadlineExceeded) and self.request.deadline is not None)
-            or (isinstance(error, GenerationFailed) and self.tally.may_fail(self.request, index))
-        )
-        if not expected:
-            self.tally.wrong(f"{type(error).__name__}: {error} for {self.request}")
-        self.tally.count(type(error).__name__)
-
-    def _end(self, index: int) -> None:
-        if index in self.ended or not 0 <= index < self.request.num_images:
-            self.tally.wrong(f"picture {index} of {self.request.num_images} ended again")
-        self.ended.add(index)
-
-
-class _Tally:
-    """What came of all requests. Pictures to compare lie in files, so that memory shows the engine's own."""
-
-    def __init__(self, pipeline: PoisonedPipeline, folder: Path, most_samples: int) -> None:
-        self._pipeline = pipeline
-        self._folder = folder
-        self._most_samples = most_samples
-        self._lock = threading.Lock()
-        self.ends: Counter[str] = Counter()
-        self.samples: list[Sample] = []
-        self.problems: list[str] = []
-
-    def may_fail(self, request: GenerationRequest, index: int) -> bool:
-        poisoned = any(mark in request.prompt for mark in MARKS)
-        return poisoned or (request.request_id, index) in self._pipeline.oom_decodes
-
-    def wrong(self, problem: str) -> None:
-        with self._lock:
-            self.problems.append(problem[:500])
-
-    def count(self, end: str) -> None:
-        with self._lock:
-            self.ends[end] += 1
-
-    def picture(self, asked: _Asked, index: int, pixels: Pixels) -> None:
-        self.count("picture")
-        with self._lock:
-            number = len(self.samples)
-            if not asked.kept or number >= self._most_samples:
-                return
-            file = self._folder / f"{number}.rgb"
-            self.samples.append(Sample(asked.request, index, file))
-        file.write_bytes(pixels.rgb)
 
 
 @dataclass(frozen=True)
@@ -197,9 +106,9 @@ class Soak:
         self.engine = Engine(self.poisoned, max_queued_images=max_queued_images)
         self._most_samples = most_samples
         self._phase_s = min(_PHASE_S, self.duration_s / 10)
-        self._cancels: list[tuple[float, int, Ticket, _Asked]] = []
+        self._cancels: list[tuple[float, int, Ticket, Asked]] = []
         self._numbers = itertools.count()
-        self._open: set[_Asked] = set()
+        self._open: set[Asked] = set()
         self.accepted_pictures = 0
         self.refused: Counter[str] = Counter()
         self.readings: list[Reading] = []
@@ -211,7 +120,7 @@ class Soak:
     def run(self) -> dict[str, Any]:
         """Submits, drains, stops, checks; the report as plain data."""
         with tempfile.TemporaryDirectory() as folder:
-            self.tally = _Tally(self.poisoned, Path(folder), self._most_samples)
+            self.tally = Tally(self.poisoned, Path(folder), self._most_samples)
             self.engine.start()
             began = time.monotonic()
             try:
@@ -247,7 +156,7 @@ class Soak:
 
     def _submit(self) -> None:
         chance = self._random.random
-        asked = _Asked(
+        asked = Asked(
             self._request(),
             self.tally,
             kept=chance() < 0.3,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from serve_app.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Capabilities:
         fixed_sizes: The only (width, height) pairs, in pixels. Empty: any within the range.
         guidance: Whether classifier-free guidance is possible.
         previews: Whether `StepPipeline.preview` is cheap enough to be called between steps.
+        max_prompt_tokens: Most tokens of a prompt and of a negative prompt, or None where longer ones are encoded in
+            chunks. Only the pipeline can count them: it refuses in `StepPipeline.prepare`.
         scheduler_names: Noise schedulers that may be named in a request.
         max_num_inference_steps: Most steps of one picture.
         concurrent_decodes: Threads that may call `StepPipeline.decode` while another denoises; 0 where decoding beside
@@ -34,6 +39,7 @@ class Capabilities:
     fixed_sizes: tuple[tuple[int, int], ...] = ()
     guidance: bool = True
     previews: bool = False
+    max_prompt_tokens: int | None = None
     scheduler_names: tuple[str, ...] = ()
     max_num_inference_steps: int = 150
     concurrent_decodes: int = 0
@@ -67,6 +73,20 @@ class Capabilities:
             return "scheduler_name", f"{scheduler_name!r} is not known; allowed: {known}"
         return None
 
+    def limited_to(self, sizes: Sequence[tuple[int, int]]) -> Capabilities:
+        """The same with these (width, height) pairs as the only ones; with none, the same.
+
+        Raises:
+            ConfigurationError: One of them cannot be drawn.
+        """
+        for width, height in sizes:
+            problem = self.problem(
+                height=height, width=width, num_inference_steps=1, guided=False, scheduler_name=None
+            )
+            if problem is not None:
+                raise ConfigurationError(f"sizes: {problem[1]}")
+        return replace(self, fixed_sizes=tuple(sizes)) if sizes else self
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDefaults:
@@ -86,6 +106,12 @@ class ModelDefaults:
     guidance_scale: float
     scheduler_name: str
 
+    def limited_to(self, sizes: Sequence[tuple[int, int]]) -> ModelDefaults:
+        """The same with a default size that is one of these (width, height) pairs, where there are any."""
+        if not sizes or (self.width, self.height) in sizes:
+            return self
+        return replace(self, width=sizes[0][0], height=sizes[0][1])
+
 
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
@@ -97,6 +123,8 @@ class PoolFacts:
         accelerator: Accelerator name.
         defaults: The model's defaults.
         capabilities: What can be drawn.
+        step_s: Seconds of one row's denoising step per megapixel, as the test picture had it; None without one.
+        assumed: Follows from the settings alone: no replica has said it yet.
     """
 
     pool: str
@@ -104,3 +132,5 @@ class PoolFacts:
     accelerator: str
     defaults: ModelDefaults
     capabilities: Capabilities
+    step_s: float | None = None
+    assumed: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,21 +13,25 @@ from dataclasses import replace
 from ray import serve
 
 from serve_app import accelerators
+from serve_app.callers import Callers
 from serve_app.capabilities import PoolFacts
-from serve_app.engine import Engine, EngineStats
-from serve_app.errors import ImagineError
+from serve_app.engine import Engine, EngineStats, Ticket
+from serve_app.errors import GenerationCancelled, ImagineError, Overloaded
 from serve_app.images import encode
 from serve_app.metadata import picture_parameters
+from serve_app.metrics import Instruments, kind_of
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
     OutputOptions,
     Pixels,
+    ReplicaLoad,
     StageSeconds,
     StepProgress,
 )
 from serve_app.settings import PoolSettings
+from serve_app.telemetry import ReplicaTelemetry, here, join_serve_log
 from serve_app.warmup import warm_up
 
 logger = logging.getLogger(__name__)
@@ -77,12 +82,24 @@ class Replica:
     Args:
         pool: The pool's settings.
         accelerator_name: A file name of ``serve_app/accelerators``.
+        instruments: Record; None takes Ray's inside a replica, and none elsewhere.
+        callers: Watches those who wait for drawings; None for one over the actors of the cluster.
+        follow_batches: Whether results tell which batches each picture ran in.
 
     Raises:
         ConfigurationError: The model or the device cannot work, or the test picture failed.
     """
 
-    def __init__(self, pool: PoolSettings, accelerator_name: str) -> None:
+    def __init__(
+        self,
+        pool: PoolSettings,
+        accelerator_name: str,
+        instruments: Instruments | None = None,
+        *,
+        callers: Callers | None = None,
+        follow_batches: bool = False,
+    ) -> None:
+        join_serve_log()
         self._pool = pool
         self._accelerator_name = accelerator_name
         started = time.monotonic()
@@ -91,23 +108,31 @@ class Replica:
             pool=pool.name,
             model=pool.model,
             accelerator=accelerator_name,
-            defaults=pipeline.defaults,
-            capabilities=pipeline.capabilities,
+            defaults=pipeline.defaults.limited_to(pool.sizes),
+            capabilities=pipeline.capabilities.limited_to(pool.sizes),
+        )
+        self._telemetry = ReplicaTelemetry(
+            pool.name, here() if instruments is None else instruments, follow_batches=follow_batches
         )
         self._engine = Engine(
             pipeline,
             max_rows=pool.max_rows,
             max_queued_images=pool.max_queued_images,
             max_queue_s=pool.max_queue_s,
+            observer=self._telemetry,
         )
+        self._name = uuid.uuid4().hex
+        self._callers = callers or Callers()
         self._encoders = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="encode")
         self._engine.start()
         try:
             if pool.warmup:
-                warm_up(self._engine, self._facts)
+                step_s = warm_up(self._engine, self._facts)
+                self._facts = replace(self._facts, step_s=step_s)
         except BaseException:
             self._engine.stop(_STOP_S)
             raise
+        self._telemetry.start(self._engine.stats)
         logger.info("pool %s is ready after %.1f s", pool.name, time.monotonic() - started)
 
     async def facts(self) -> PoolFacts:
@@ -119,16 +144,18 @@ class Replica:
         return self._engine.stats()
 
     async def generate(
-        self, request: GenerationRequest, *, progress: bool = False
-    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        self, request: GenerationRequest, *, progress: bool = False, caller: str | None = None
+    ) -> AsyncGenerator[ReplicaLoad | StepProgress | GenerationResult, None]:
         """Draws; closing the iterator or cancelling its task stops the drawing at the next step.
 
         Args:
             request: As made by `RequestDraft.for_pool`.
             progress: Whether to yield a `StepProgress` per step.
+            caller: Name of the actor that waits; the drawing stops when that has died.
 
         Yields:
-            Progress when asked for, and last one `GenerationResult`.
+            A `ReplicaLoad` as soon as the request is accepted, progress when asked for, and last one
+            `GenerationResult`.
 
         Raises:
             ImagineError: The first failure of any of the pictures; the others are dropped.
@@ -136,24 +163,38 @@ class Replica:
         accepted = time.monotonic()
         loop = asyncio.get_running_loop()
         bridge = Bridge(loop, progress=progress)
-        ticket = self._engine.submit(request, bridge)
         files: list[asyncio.Task[GeneratedImage]] = []
+        images: list[GeneratedImage] | None = None
+        failure: Exception | None = None
+        ticket: Ticket | None = None
+        nobody_waits = GenerationCancelled("whoever asked for it has died")
         try:
-            while len(files) < request.num_images:
-                event = await bridge.events.get()
-                if isinstance(event, ImagineError):
-                    raise event
-                if len(event) == 2:
-                    step, preview = event
-                    yield step if preview is None else await self._with_preview(step, preview)
-                    continue
-                # Encoding runs beside the pictures still being drawn.
-                files.append(asyncio.create_task(self._encoded(request, *event)))
-            images = await asyncio.gather(*files)
+            ticket = self._engine.submit(request, bridge)
+            with self._callers.waiting(caller, lambda: bridge.events.put_nowait(nobody_waits)):
+                yield self._load()
+                while len(files) < request.num_images:
+                    event = await bridge.events.get()
+                    if event is nobody_waits:
+                        ticket.cancel()  # at once, though the call itself ends later
+                        await self._callers.part()
+                    if isinstance(event, ImagineError):
+                        raise event
+                    if len(event) == 2:
+                        step, preview = event
+                        yield step if preview is None else await self._with_preview(step, preview)
+                        continue
+                    # Encoding runs beside the pictures still being drawn.
+                    files.append(asyncio.create_task(self._encoded(request, *event)))
+                images = await asyncio.gather(*files)
+        except Exception as error:
+            failure = error
+            raise
         finally:
-            ticket.cancel()
+            if ticket is not None:
+                ticket.cancel()
             for file in files:
                 file.cancel()
+            self._tell_end(request, images, failure, time.monotonic() - accepted)
         yield GenerationResult(
             request=request,
             images=tuple(sorted(images, key=lambda image: image.index)),
@@ -161,6 +202,36 @@ class Replica:
             model=self._pool.model,
             accelerator=self._accelerator_name,
             total_s=time.monotonic() - accepted,
+        )
+
+    def _load(self) -> ReplicaLoad:
+        stats = self._engine.stats()
+        return ReplicaLoad(self._name, stats.queued_images, stats.running_images, stats.predicted_wait_s)
+
+    def _tell_end(
+        self,
+        request: GenerationRequest,
+        images: list[GeneratedImage] | None,
+        failure: Exception | None,
+        seconds: float,
+    ) -> None:
+        """Counts and logs how a request ended here."""
+        if images is not None:
+            outcome = "finished"
+            for image in images:
+                self._telemetry.on_image(image.seconds)
+        else:
+            outcome = "cancelled" if failure is None else kind_of(failure)
+            self._telemetry.on_end(request.num_images, outcome)
+        refused = isinstance(failure, Overloaded)
+        logger.log(
+            logging.INFO if failure is None or refused else logging.WARNING,
+            "drawing %s %s in the replica after %.3f s%s",
+            request.request_id,
+            outcome,
+            seconds,
+            "" if failure is None else f": {failure}",
+            extra={"drawing_id": request.request_id, "outcome": outcome, "seconds": round(seconds, 4)},
         )
 
     async def _with_preview(self, step: StepProgress, preview: Pixels) -> StepProgress:
@@ -182,6 +253,7 @@ class Replica:
             width=pixels.width,
             height=pixels.height,
             seconds=replace(seconds, encode=time.monotonic() - started),
+            batch=self._telemetry.batch_of(request.request_id, index),
         )
 
     def check_health(self) -> None:
@@ -196,6 +268,7 @@ class Replica:
 
     def close(self) -> None:
         """Stops the engine; what is unfinished fails with `PoolUnavailable`."""
+        self._telemetry.close()
         self._engine.stop(_STOP_S)
         self._encoders.shutdown(wait=False, cancel_futures=True)
 

@@ -103,7 +103,20 @@ class JobsUnavailable(Overloaded):
 
 
 class PoolUnavailable(ImagineError):
-    """A pool's replica died, or none is running; another pool may serve the request."""
+    """A pool's replica died, or none is running; another pool may serve the request.
+
+    Args:
+        message: Why.
+        retry_after_s: Seconds after which a replica is expected, where that is known.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        Exception.__init__(self, message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class GenerationFailed(ImagineError):

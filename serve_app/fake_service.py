@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from serve_app import images
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
@@ -14,6 +15,7 @@ from serve_app.errors import PoolUnavailable, UnknownModel
 from serve_app.jobs import JobRunner
 from serve_app.live_drawings import LiveDrawingsHere
 from serve_app.metadata import picture_parameters
+from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
@@ -59,7 +61,9 @@ class FakeImageService:
         drafts: Every draft that was asked for.
         cancelled: Request ids of drawings that were stopped before their end.
         finished: Request ids of drawings that came to their end.
-        is_ready: What `ready` answers; False also makes the pool unavailable.
+        is_ready: Whether the pool has a replica; without one drawing is refused.
+        held_s: Seconds for which every drawing is held first, as if its pool had to be started.
+        state: The pool's state where it is another than ready or starting.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class FakeImageService:
         self.cancelled: list[str] = []
         self.finished: list[str] = []
         self.is_ready = True
+        self.held_s = 0.0
+        self.state: PoolState | None = None
 
     @property
     def settings(self) -> Settings:
@@ -123,7 +129,7 @@ class FakeImageService:
         if model not in (None, self._facts.model):
             raise UnknownModel("model", f"no pool serves it; known: {self._facts.model}")
         if not self.is_ready:
-            raise PoolUnavailable("No replica is running yet")
+            raise PoolUnavailable("No replica is running yet", retry_after_s=30.0)
         return self._facts
 
     async def all_facts(self) -> Sequence[PoolFacts]:
@@ -142,6 +148,10 @@ class FakeImageService:
         start = time.perf_counter()
         request = draft.for_pool(await self.facts(draft.pool, draft.model))
         try:
+            if self.held_s:
+                if progress:
+                    yield replace(self._progress(request, 0), starting_pool=self._facts.pool)
+                await asyncio.sleep(self.held_s)
             for step in range(request.num_inference_steps):
                 if progress:
                     yield self._progress(request, step)
@@ -166,6 +176,7 @@ class FakeImageService:
             / 3600
             * request.num_inference_steps
             * request.num_images,
+            start_wait_s=self.held_s,
         )
 
     async def draw(self, draft: RequestDraft) -> GenerationResult:
@@ -180,9 +191,25 @@ class FakeImageService:
                     return event
         raise AssertionError("stream() ends with a result or an error")
 
-    async def ready(self) -> bool:
-        """`is_ready`."""
-        return self.is_ready
+    async def pool_statuses(self) -> Sequence[PoolStatus]:
+        """The one pool: with a replica, being started, or whatever `state` says."""
+        state = self.state or (PoolState.READY if self.is_ready else PoolState.STARTING)
+        running = int(state is PoolState.READY)
+        return [
+            PoolStatus(
+                facts=self._facts,
+                state=state,
+                replicas_running=running,
+                replicas_wanted=running or int(state is PoolState.STARTING),
+                requests_in_flight=len(self.drafts) - len(self.finished) - len(self.cancelled),
+                queued_images=0,
+                running_images=0,
+                start_s=None if running else 30.0,
+                step_s=1.0,
+                price_per_hour=self._settings.pools[0].price_per_hour,
+                last_error="it did not start" if state is PoolState.FAILED else None,
+            )
+        ]
 
     def _progress(self, request: GenerationRequest, step: int) -> StepProgress:
         steps, every = request.num_inference_steps, request.preview_every

@@ -9,12 +9,14 @@ from contextlib import aclosing
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.ingress import HandlePool
+from serve_app.ingress import handle_pools
 from serve_app.jobs import JobEvent, JobOrder, JobRunner, JobView, Submission
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.router import Router
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
+from serve_app.telemetry import DrawingTelemetry, StoreTelemetry, here, join_serve_log
+from serve_app.tracing import tracer_for
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +26,13 @@ class RoutedDrawer:
 
     Args:
         router: Over all pools.
+        telemetry: Counts the drawings.
         log_prompts: Whether prompts go to the log.
     """
 
-    def __init__(self, router: Router, *, log_prompts: bool) -> None:
+    def __init__(self, router: Router, telemetry: DrawingTelemetry, *, log_prompts: bool) -> None:
         self._router = router
+        self._telemetry = telemetry
         self._log_prompts = log_prompts
 
     async def check(self, draft: RequestDraft) -> None:
@@ -41,7 +45,8 @@ class RoutedDrawer:
         """Draws on the best pool; see `Drawer.stream`."""
         if self._log_prompts:
             logger.info("job %s: %r", draft.request_id, draft.prompt)
-        async with aclosing(self._router.stream(draft, progress=progress)) as events:
+        drawing = self._router.stream(draft, progress=progress)
+        async with aclosing(self._telemetry.followed(draft, drawing)) as events:
             async for event in events:
                 yield event
 
@@ -55,9 +60,12 @@ class JobsReplica:
     """
 
     def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
-        router = Router([HandlePool(pool, handles[pool.name]) for pool in settings.pools])
-        drawer = RoutedDrawer(router, log_prompts=settings.log_prompts)
-        self._runner = JobRunner(settings, drawer, PictureStore(settings.store))
+        join_serve_log()
+        instruments = here()
+        telemetry = DrawingTelemetry(instruments, tracer_for(settings.traces_url))
+        self._pools = handle_pools(settings, handles, telemetry)
+        drawer = RoutedDrawer(Router(self._pools), telemetry, log_prompts=settings.log_prompts)
+        self._runner = JobRunner(settings, drawer, PictureStore(settings.store, StoreTelemetry(instruments)))
         self._runner.start()
 
     async def submit(self, order: JobOrder) -> Submission:
@@ -90,6 +98,8 @@ class JobsReplica:
     async def __del__(self) -> None:
         if hasattr(self, "_runner"):
             await self._runner.close()
+            for pool in self._pools:
+                pool.close()
 
 
 Jobs: serve.Deployment = serve.deployment(name="Jobs")(JobsReplica)

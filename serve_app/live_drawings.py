@@ -32,6 +32,7 @@ class LiveProgress:
         step: Step of the first unfinished round.
         queue_position: Pictures ahead of that round while it waits, else None.
         preview: Latest preview of that round, an encoded small picture, or None.
+        starting: Whether that round waits for an accelerator that is being started.
     """
 
     rounds_done: int = 0
@@ -39,6 +40,7 @@ class LiveProgress:
     step: int = 0
     queue_position: int | None = None
     preview: bytes | None = None
+    starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def draw_locally(
         raise InvalidRequest("output", f"{output} ends with none of {', '.join(_FORMATS)}")
     if not output.parent.is_dir():
         raise InvalidRequest("output", f"the folder {output.parent} does not exist")
-    accelerator = accelerators.choose(pool.accelerator)
+    accelerator = accelerators.of_pool(pool)
     with console.status(f"Loading {pool.model} ..."):
         pipeline = accelerator.load_pipeline(pool)
     facts = PoolFacts(pool.name, pool.model, accelerator.name, pipeline.defaults, pipeline.capabilities)

@@ -35,6 +35,11 @@ class LocalService:
         port: Its port.
         dashboard_port: Ray dashboard on loopback, or None for no dashboard.
         resources: Custom resources this machine declares to Ray (``neuron_cores``...).
+        metrics_port: Ray's Prometheus endpoint on loopback, or None for any free port.
+
+    Attributes:
+        dashboard_url: Of the Ray dashboard, once started; None without one.
+        metrics_url: Of the metrics for Prometheus, once started.
     """
 
     def __init__(
@@ -45,14 +50,17 @@ class LocalService:
         port: int,
         dashboard_port: int | None = None,
         resources: dict[str, float] | None = None,
+        metrics_port: int | None = None,
     ) -> None:
         self._settings = settings
         self._host, self._port = host, port
         self._dashboard_port = dashboard_port
         self._resources = resources
+        self._metrics_port = metrics_port
         self._temp_dir: Path | None = None
         self._children: list[psutil.Process] = []
         self.dashboard_url: str | None = None
+        self.metrics_url: str | None = None
 
     @property
     def log_dir(self) -> Path:
@@ -88,15 +96,22 @@ class LocalService:
                 logging_level=logging.ERROR,
                 namespace="serve",
                 _temp_dir=str(self._temp_dir),
+                _metrics_export_port=self._metrics_port,
             )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise ConfigurationError(f"Ray did not start: {error} (logs: {self._temp_dir})") from error
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        (node,) = ray.nodes()
+        self.metrics_url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": self._host, "port": self._port, "keep_alive_timeout_s": 90},
-            logging_config={"log_level": "INFO", "enable_access_log": True},
+            logging_config={
+                "log_level": "INFO",
+                "enable_access_log": True,
+                "encoding": self._settings.log_format.upper(),
+            },
         )
         try:
             serve.run(application, name=APP_NAME, route_prefix="/")
@@ -108,8 +123,7 @@ class LocalService:
         from serve_app import accelerators
 
         asked = sum(
-            pool.max_replicas
-            * accelerators.choose(pool.accelerator).ray_actor_options(pool).get("num_cpus", 1)
+            pool.max_replicas * accelerators.of_pool(pool).ray_actor_options(pool).get("num_cpus", 1)
             for pool in self._settings.pools
         )
         return max(os.cpu_count() or 1, math.ceil(float(asked)))
@@ -168,6 +182,8 @@ def _signal(process: psutil.Process, action: str) -> None:
 def environment_for_ray() -> None:
     """Settings that Ray reads from the environment, once, when it is first imported; what the user set wins."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray kills an HTTP proxy that is not ready after 5 s, for good; a slow or busy machine takes longer to import it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray's dashboard can run code: a token of this run's own guards it, and no file in the home folder is made.
         os.environ["RAY_AUTH_MODE"] = "token"

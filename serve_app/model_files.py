@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 
 _WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
+NEURON_GRAPH = "model.neuron"
+"""File name of a part's graph in a model compiled for AWS Neuron."""
+
 _MEMORY_MARGIN = 1.1  # beside the weights: buffers while loading, activations of a small picture
 
 
-def local_folder(model: str) -> Path | None:
-    """The folder that `model` names, or None for a hub id.
+def local_folder(model: str, model_dirs: Sequence[str] = ()) -> Path | None:
+    """The folder that `model` names, or None for a hub id that is in none of `model_dirs`.
+
+    Args:
+        model: As configured.
+        model_dirs: Folders in which hub ids are looked for first, as ``{folder}/{organisation}/{name}``.
 
     Raises:
         ConfigurationError: It names a folder that is not there, or is no possible hub id.
@@ -33,12 +41,12 @@ def local_folder(model: str) -> Path | None:
             f"there is no model folder {model}: give a folder in diffusers layout, "
             f"a hub id such as stabilityai/sdxl-turbo, or {BUNDLED_MODEL}"
         )
-    return None
+    return next((found for parent in model_dirs if (found := Path(parent) / model).is_dir()), None)
 
 
 def choose_variant(folder: Path, wanted: str | None) -> str | None:
     """The weight variant to load: `wanted`, or ``fp16`` where a folder has nothing else."""
-    if wanted is None and not _weight_files(folder / "unet", None) and _weight_files(folder / "unet", "fp16"):
+    if wanted is None and not weight_files(folder / "unet", None) and weight_files(folder / "unet", "fp16"):
         return "fp16"
     return wanted
 
@@ -49,21 +57,15 @@ def check_folder(folder: Path, variant: str | None) -> None:
     Raises:
         ConfigurationError: What is missing, and what to do.
     """
-    index = read_json(folder / "model_index.json")
-    if "StableDiffusionXL" not in str(index.get("_class_name")):
+    if is_compiled_for_neuron(folder):
         raise ConfigurationError(
-            f"{folder} holds a {index.get('_class_name')}: only Stable Diffusion XL models can be served"
+            f"{folder} is compiled for Neuron: use accelerator neuron, or the model it was compiled from"
         )
-    for name in (*_WITHOUT_WEIGHTS, *_WITH_WEIGHTS):
+    check_parts(folder, (*_WITHOUT_WEIGHTS, *_WITH_WEIGHTS))
+    for name in _WITH_WEIGHTS:
         part = folder / name
-        if index.get(name, [None])[0] is None:
-            raise ConfigurationError(f"{folder} has no {name}: only complete SDXL base models can be served")
-        if not part.is_dir():
-            raise ConfigurationError(f"{folder} is incomplete: {name}/ is missing; download the model again")
-        if name in _WITHOUT_WEIGHTS:
-            continue
         read_json(part / "config.json")
-        files = _weight_files(part, variant)
+        files = weight_files(part, variant)
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ConfigurationError(
@@ -80,13 +82,39 @@ def check_folder(folder: Path, variant: str | None) -> None:
             raise ConfigurationError(f"{part} has no safetensors weights{of_variant}; {remedy}")
 
 
+def check_parts(folder: Path, names: tuple[str, ...]) -> None:
+    """Checks that `folder` holds an SDXL with these parts.
+
+    Raises:
+        ConfigurationError: Another kind of model, or a part that its index or the folder lacks.
+    """
+    index = read_json(folder / "model_index.json")
+    if "StableDiffusionXL" not in str(index.get("_class_name")):
+        raise ConfigurationError(
+            f"{folder} holds a {index.get('_class_name')}: only Stable Diffusion XL models can be served"
+        )
+    for name in names:
+        if index.get(name, [None])[0] is None:
+            raise ConfigurationError(f"{folder} has no {name}: only complete SDXL base models can be served")
+        if not (folder / name).is_dir():
+            raise ConfigurationError(f"{folder} is incomplete: {name}/ is missing; download the model again")
+
+
+def is_compiled_for_neuron(folder: Path) -> bool:
+    """Whether `folder` holds graphs for AWS Neuron, complete or not, in place of weights."""
+    if (folder / "unet" / NEURON_GRAPH).is_file():
+        return True
+    config = folder / "unet" / "config.json"
+    return config.is_file() and "neuron" in read_json(config)
+
+
 def count_weights(folder: Path, variant: str | None) -> int:
     """Numbers in all the weight files of the model, from their headers.
 
     Raises:
         ConfigurationError: A file is damaged.
     """
-    files = (file for name in _WITH_WEIGHTS for file in _weight_files(folder / name, variant))
+    files = (file for name in _WITH_WEIGHTS for file in weight_files(folder / name, variant))
     return sum(_count_weights(file) for file in files)
 
 
@@ -101,7 +129,16 @@ def check_memory(folder: Path, variant: str | None, bytes_per_weight: int) -> No
     Raises:
         ConfigurationError: They do not; says how much is needed and there.
     """
-    needed, available = loading_bytes(folder, variant, bytes_per_weight), available_memory_bytes()
+    check_host_memory(folder, loading_bytes(folder, variant, bytes_per_weight))
+
+
+def check_host_memory(folder: Path, needed: int) -> None:
+    """Checks that `needed` bytes are available now.
+
+    Raises:
+        ConfigurationError: They are not; says how much is needed and there.
+    """
+    available = available_memory_bytes()
     if needed > available:
         raise ConfigurationError(
             f"the model {folder} needs {needed / 1e9:.1f} GB of memory but {available / 1e9:.1f} GB are free: "
@@ -109,7 +146,7 @@ def check_memory(folder: Path, variant: str | None, bytes_per_weight: int) -> No
         )
 
 
-def _weight_files(part: Path, variant: str | None) -> list[Path]:
+def weight_files(part: Path, variant: str | None) -> list[Path]:
     """Files that hold the weights, those missing from disk included; empty when there are none at all."""
     infix = f".{variant}" if variant else ""
     for stem in ("diffusion_pytorch_model", "model"):

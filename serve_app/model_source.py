@@ -13,10 +13,12 @@ from serve_app.model_files import (
     check_folder,
     choose_variant,
     count_weights,
+    is_compiled_for_neuron,
     loading_bytes,
     local_folder,
     read_json,
 )
+from serve_app.neuron_model import largest_graph_bytes, read_compiled
 from serve_app.noise_schedulers import find
 from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 
@@ -54,11 +56,23 @@ def locate_model(pool: PoolSettings) -> ModelSource:
     Raises:
         ConfigurationError: It is missing or incomplete, or the hub cannot be asked; with the remedy.
     """
-    folder = local_folder(pool.model)
+    folder = local_folder(pool.model, pool.model_dirs)
     if folder is None:
         return _from_hub(pool)
-    check_folder(folder, choose_variant(folder, pool.variant))
+    _check(folder, pool)
     return ModelSource(pool.model, "bundled" if pool.model == BUNDLED_MODEL else "folder", folder)
+
+
+def _check(folder: Path, pool: PoolSettings) -> None:
+    """Checks that a model is complete, in whichever of the two layouts it has.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if is_compiled_for_neuron(folder):
+        read_compiled(folder)
+    else:
+        check_folder(folder, choose_variant(folder, pool.variant))
 
 
 def _from_hub(pool: PoolSettings) -> ModelSource:
@@ -66,13 +80,13 @@ def _from_hub(pool: PoolSettings) -> ModelSource:
     import huggingface_hub
     from huggingface_hub import errors
 
-    token = pool.hub_token.get_secret_value() if pool.hub_token else None
+    token = pool.token()
     try:
         cached = huggingface_hub.snapshot_download(
             pool.model, revision=pool.revision, local_files_only=True, token=token
         )
         folder = Path(cached)
-        check_folder(folder, choose_variant(folder, pool.variant))
+        _check(folder, pool)
         return ModelSource(pool.model, "hub cache", folder)
     except (errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError, ConfigurationError):
         pass  # not (completely) in the cache: ask the hub
@@ -120,10 +134,12 @@ def host_bytes(source: ModelSource, pool: PoolSettings, bytes_per_weight: int) -
     """Bytes of host memory that one replica needs for the model; 0 when it is not downloaded yet."""
     if source.folder is None:
         return 0
+    if is_compiled_for_neuron(source.folder):
+        return largest_graph_bytes(source.folder)
     return loading_bytes(source.folder, choose_variant(source.folder, pool.variant), bytes_per_weight)
 
 
-def model_defaults(folder: Path, pool: PoolSettings) -> ModelDefaults:
+def model_defaults(folder: Path, pool: PoolSettings, *, size: tuple[int, int] | None = None) -> ModelDefaults:
     """Size, steps and guidance of a model, from its own config files; the pool's settings win.
 
     Size is the UNet's ``sample_size`` times the VAE's downscale. A model counts as distilled to few steps when its
@@ -133,18 +149,14 @@ def model_defaults(folder: Path, pool: PoolSettings) -> ModelDefaults:
     Args:
         folder: The model in diffusers layout.
         pool: Settings that override single defaults.
+        size: (width, height) in pixels of a model that can draw no other; None reads it from the configs.
     """
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    sample_size = read_json(folder / "unet" / "config.json").get("sample_size", 128)
-    vae = read_json(folder / "vae" / "config.json")
-    scale = 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1)
-    # diffusers allows one side or (height, width).
-    side = (sample_size if isinstance(sample_size, int) else max(sample_size)) * scale
     class_name = str(scheduler.get("_class_name", "EulerDiscreteScheduler"))
     distilled = class_name.startswith(("LCM", "TCD")) or scheduler.get("timestep_spacing") == "trailing"
     steps = FEW_STEPS if distilled else BASE_STEPS
     guidance = 0.0 if distilled else BASE_GUIDANCE_SCALE
-    width, height = pool.default_size or (side, side)
+    width, height = size or pool.default_size or _usual_size(folder)
     return ModelDefaults(
         height=height,
         width=width,
@@ -152,6 +164,15 @@ def model_defaults(folder: Path, pool: PoolSettings) -> ModelDefaults:
         guidance_scale=guidance if pool.guidance_scale is None else pool.guidance_scale,
         scheduler_name=find(class_name) or class_name,
     )
+
+
+def _usual_size(folder: Path) -> tuple[int, int]:
+    sample_size = read_json(folder / "unet" / "config.json").get("sample_size", 128)
+    vae = read_json(folder / "vae" / "config.json")
+    scale = 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1)
+    # diffusers allows one side or (height, width).
+    side = (sample_size if isinstance(sample_size, int) else max(sample_size)) * scale
+    return side, side
 
 
 def local_models() -> list[dict[str, Any]]:

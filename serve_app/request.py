@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -50,6 +51,10 @@ class OutputOptions:
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 90
+
+
+traceparent_here: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""W3C trace context of the HTTP request being answered; drafts made meanwhile carry it along."""
 
 
 def random_seed() -> int:
@@ -117,6 +122,7 @@ class RequestDraft:
     Attributes:
         pool: Name of the pool the client insists on, or None.
         model: Name of the model the client insists on, or None.
+        traceparent: W3C trace context of the caller, or None.
 
     The others are those of `GenerationRequest`.
     """
@@ -137,6 +143,7 @@ class RequestDraft:
     request_id: str = field(default_factory=new_request_id)
     pool: str | None = None
     model: str | None = None
+    traceparent: str | None = field(default_factory=traceparent_here.get)
 
     def for_pool(self, facts: PoolFacts) -> GenerationRequest:
         """Fills what the client left open from the pool's model and checks the whole.
@@ -229,6 +236,22 @@ class StageSeconds:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchShare:
+    """The batches that a picture's steps ran in.
+
+    Attributes:
+        first_step: Number of its first step among all steps of its replica; pictures whose numbers overlap may have
+            shared them.
+        last_step: Number of its last one.
+        mean_rows: Rows of these steps, its own among them, on average.
+    """
+
+    first_step: int
+    last_step: int
+    mean_rows: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepProgress:
     """One event on the way.
 
@@ -239,6 +262,7 @@ class StepProgress:
         num_inference_steps: Steps in all.
         queue_position: Pictures ahead while waiting, else None.
         preview: Encoded small picture, or None.
+        starting_pool: Name of the pool whose first replica the request is waiting for, else None.
     """
 
     request_id: str
@@ -247,6 +271,24 @@ class StepProgress:
     num_inference_steps: int
     queue_position: int | None = None
     preview: bytes | None = None
+    starting_pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What a replica has to do, told when it has accepted a request.
+
+    Attributes:
+        replica: Unique name of the replica.
+        queued_images: Pictures that wait, those of the request included.
+        running_images: Pictures being drawn.
+        predicted_wait_s: Seconds until all of them are done; 0 before the first measurement.
+    """
+
+    replica: str
+    queued_images: int
+    running_images: int
+    predicted_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +303,7 @@ class GeneratedImage:
         width: Pixels.
         height: Pixels.
         seconds: Stage times.
+        batch: The batches it ran in, where that is followed.
     """
 
     index: int
@@ -270,6 +313,7 @@ class GeneratedImage:
     width: int
     height: int
     seconds: StageSeconds
+    batch: BatchShare | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +329,7 @@ class GenerationResult:
         total_s: Seconds from acceptance by the replica to the last encoded picture.
         cost: What its share of the device cost, in the currency of the pool's ``price_per_hour``; filled in by the
             ingress, which knows the price.
+        start_wait_s: Seconds the request was held until its pool had a replica; filled in by the router.
     """
 
     request: GenerationRequest
@@ -294,6 +339,7 @@ class GenerationResult:
     accelerator: str
     total_s: float
     cost: float = 0.0
+    start_wait_s: float = 0.0
 
     @property
     def device_s(self) -> float:

@@ -8,6 +8,7 @@ from typing import Protocol
 from serve_app.capabilities import PoolFacts
 from serve_app.jobs import JobKeeper
 from serve_app.live_drawings import LiveDrawings
+from serve_app.pool_status import PoolStatus
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
@@ -41,12 +42,16 @@ class ImageService(Protocol):
 
         Raises:
             UnknownModel: No such pool or model.
-            PoolUnavailable: It has no replica yet.
+            PoolUnavailable: Its replicas do not start.
         """
         ...
 
     async def all_facts(self) -> Sequence[PoolFacts]:
-        """Facts of every pool that answers now."""
+        """Facts of every pool that draws, at once or after a start."""
+        ...
+
+    async def pool_statuses(self) -> Sequence[PoolStatus]:
+        """What every configured pool is doing, in order of configuration."""
         ...
 
     def stream(
@@ -65,8 +70,4 @@ class ImageService(Protocol):
 
     async def draw(self, draft: RequestDraft) -> GenerationResult:
         """`stream` to its end. Cancelling the task cancels the drawing."""
-        ...
-
-    async def ready(self) -> bool:
-        """Whether at least one pool has drawn its test picture."""
         ...

@@ -1,11 +1,18 @@
-"""How fast a pool is, learned at the ingress from what it answered."""
+"""What the ingress expects of a pool: how long a request takes there, and how long a first replica takes to start."""
 
 from __future__ import annotations
 
-from serve_app.request import GenerationRequest
+import time
+from collections.abc import Callable
+
+from serve_app.request import GenerationRequest, ReplicaLoad
 
 _UNKNOWN_SECONDS_PER_UNIT = 1.0
 _SMOOTHING = 0.2
+_START_SMOOTHING = 0.5
+
+LOAD_MAX_AGE_S = 30.0
+"""A load that a replica told longer ago says nothing any more."""
 
 
 def work_units(request: GenerationRequest) -> float:
@@ -21,37 +28,137 @@ def work_units(request: GenerationRequest) -> float:
 class SpeedEstimate:
     """Predicts finish times of one pool from the work in flight there and the speed of finished requests.
 
+    What other ingress replicas sent there is known from the loads that the replicas tell with each acceptance.
     Not thread-safe: used from the ingress's event loop only.
+
+    Args:
+        expected_step_s: Seconds per `work_units` until something was measured; None: 1.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, expected_step_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._units_in_flight = 0.0
-        self._seconds_per_unit: float | None = None
+        self._seconds_per_unit = expected_step_s or _UNKNOWN_SECONDS_PER_UNIT
+        self._device_s_per_unit = self._seconds_per_unit
+        self._measured = False
+        self._loads: dict[str, tuple[float, ReplicaLoad]] = {}
+        self.requests_in_flight = 0
 
     @property
     def seconds_per_unit(self) -> float:
         """Learned seconds per `work_units`, for the pool as a whole while busy."""
-        return _UNKNOWN_SECONDS_PER_UNIT if self._seconds_per_unit is None else self._seconds_per_unit
+        return self._seconds_per_unit
+
+    def expect(self, step_s: float) -> None:
+        """Takes a replica's own measurement (`PoolFacts.step_s`), until a request was finished."""
+        if not self._measured:
+            self._seconds_per_unit = self._device_s_per_unit = step_s
 
     def predicted_s(self, request: GenerationRequest) -> float:
         """Seconds until `request` would be finished if it were sent now."""
-        return (self._units_in_flight + work_units(request)) * self.seconds_per_unit
+        own_wait_s = self._units_in_flight * self._seconds_per_unit
+        waits = [max(0.0, load.predicted_wait_s - age_s) for age_s, load in self._told()]
+        told_wait_s = sum(waits) / len(waits) if waits else 0.0
+        return max(own_wait_s, told_wait_s) + work_units(request) * self._seconds_per_unit
+
+    def predicted_device_s(self, request: GenerationRequest) -> float:
+        """Seconds of a replica's device that `request` will take, its waiting not counted."""
+        return work_units(request) * self._device_s_per_unit
+
+    def loads(self) -> list[ReplicaLoad]:
+        """What the replicas last told, where that is not too long ago."""
+        return [load for _, load in self._told()]
+
+    def told(self, load: ReplicaLoad) -> None:
+        """A replica has said what it has to do."""
+        self._loads[load.replica] = (self._clock(), load)
 
     def started(self, request: GenerationRequest) -> None:
         """Counts `request` as work in flight."""
         self._units_in_flight += work_units(request)
+        self.requests_in_flight += 1
 
-    def ended(self, request: GenerationRequest, seconds: float | None) -> None:
+    def ended(self, request: GenerationRequest, seconds: float | None, device_s: float = 0.0) -> None:
         """Takes `request` out of the work in flight.
 
         Args:
             request: As given to `started`.
             seconds: Wall seconds it took, when it was drawn to its end; None teaches nothing.
+            device_s: Seconds of the device it took; 0 where that is not known.
         """
-        units_before = self._units_in_flight
-        self._units_in_flight = max(0.0, self._units_in_flight - work_units(request))
-        if seconds is not None and units_before > 0:
-            # All that was in flight shared the pool, so the whole of it is what these seconds bought.
-            observed = seconds / units_before
-            learned = observed if self._seconds_per_unit is None else self._seconds_per_unit
-            self._seconds_per_unit = learned + _SMOOTHING * (observed - learned)
+        units, units_before = work_units(request), self._units_in_flight
+        self._units_in_flight = max(0.0, units_before - units)
+        self.requests_in_flight -= 1
+        if seconds is None or units_before <= 0:
+            return
+        # All that was in flight shared the pool, so the whole of it is what these seconds bought.
+        self._seconds_per_unit = self._learned(self._seconds_per_unit, seconds / units_before)
+        self._device_s_per_unit = self._learned(self._device_s_per_unit, (device_s or seconds) / units)
+        self._measured = True
+
+    def _learned(self, before: float, observed: float) -> float:
+        return before + _SMOOTHING * (observed - before) if self._measured else observed
+
+    def _told(self) -> list[tuple[float, ReplicaLoad]]:
+        now = self._clock()
+        self._loads = {
+            name: (at, load) for name, (at, load) in self._loads.items() if now - at <= LOAD_MAX_AGE_S
+        }
+        return [(now - at, load) for at, load in self._loads.values()]
+
+
+class StartEstimate:
+    """How long it takes from wanting a first replica until it answers, learned from earlier starts.
+
+    Args:
+        expected_s: Seconds, until one start was measured.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, expected_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected_s = expected_s
+        self._measured = False
+        self._began_at: float | None = None
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds of a whole start."""
+        return self._expected_s
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a start has begun and not ended."""
+        return self._began_at is not None
+
+    def remaining_s(self) -> float:
+        """Seconds until a replica answers; of the whole start where none has begun.
+
+        A start that takes longer than expected is expected to take as long again as it is late.
+        """
+        if self._began_at is None:
+            return self._expected_s
+        late_s = self._clock() - self._began_at - self._expected_s
+        return -late_s if late_s < 0 else late_s + 1.0
+
+    def began(self) -> None:
+        """A replica is wanted; nothing new while one already was."""
+        if self._began_at is None:
+            self._began_at = self._clock()
+
+    def ended(self, *, measured: bool) -> None:
+        """A replica answers.
+
+        Args:
+            measured: Whether the time since `began` was that of a whole start.
+        """
+        if self._began_at is None:
+            return
+        took_s, self._began_at = self._clock() - self._began_at, None
+        if measured:
+            weight = _START_SMOOTHING if self._measured else 1.0
+            self._expected_s += weight * (took_s - self._expected_s)
+            self._measured = True

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -68,6 +68,28 @@ class PictureInfo:
     modified: float
     etag: str
     media_type: str
+
+
+class StoreObserver(Protocol):
+    """Hears of what a store does, on the event loop. `NoStoreObserver` is the one that does not care."""
+
+    def on_put(self, size: int, seconds: float, *, stored: bool) -> None:
+        """A picture of `size` bytes was stored, or could not be."""
+        ...
+
+    def on_sweep(self, pictures: int, size: int) -> None:
+        """A clean-up left this many pictures, of `size` bytes together."""
+        ...
+
+
+class NoStoreObserver:
+    """Hears nothing."""
+
+    def on_put(self, size: int, seconds: float, *, stored: bool) -> None:
+        """Nothing."""
+
+    def on_sweep(self, pictures: int, size: int) -> None:
+        """Nothing."""
 
 
 def picture_name(number: int, batch: int, image_format: ImageFormat = ImageFormat.PNG) -> str:
@@ -128,13 +150,15 @@ class PictureStore:
 
     Args:
         settings: Where, and for how long.
+        observer: Told of what it does.
 
     Raises:
         ConfigurationError: The url or an option is not understood, or the folder cannot be made.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, observer: StoreObserver | None = None) -> None:
         self._settings = settings
+        self._observer: StoreObserver = observer or NoStoreObserver()
         self._sweeper: asyncio.Task[None] | None = None
         self._folder = local_folder(settings.url)
         self._store = open_store(settings)
@@ -149,9 +173,14 @@ class PictureStore:
         path = _path(picture_id, name)
         # The local folder cannot keep attributes; there the name decides the media type.
         attributes = {"Content-Type": _media_type(name)} if self._folder is None else None
-        with domain_errors(path):
-            await self._refuse_links(path)
-            await obstore.put_async(self._store, path, data, attributes=attributes)
+        began, stored = time.monotonic(), False
+        try:
+            with domain_errors(path):
+                await self._refuse_links(path)
+                await obstore.put_async(self._store, path, data, attributes=attributes)
+            stored = True
+        finally:
+            self._observer.on_put(len(data), time.monotonic() - began, stored=stored)
 
     async def get(self, picture_id: str, name: str) -> tuple[PictureInfo, bytes]:
         """A stored picture.
@@ -208,12 +237,21 @@ class PictureStore:
         found: list[PictureInfo] = []
         try:
             with domain_errors("the list of pictures"):
-                async for chunk in obstore.list(self._store, chunk_size=1000):
-                    found.extend(_info(meta) for meta in chunk if _is_ours(meta["path"]))
+                for prefix in await self._prefixes():
+                    async for chunk in obstore.list(self._store, prefix, chunk_size=1000):
+                        found.extend(_info(meta) for meta in chunk if _is_ours(meta["path"]))
         except NotFound:
             # Another replica removed a folder while it was being listed; the next sweep sees the rest.
             log.debug("A folder vanished while the store was listed")
         return found
+
+    async def _prefixes(self) -> Sequence[str | None]:
+        """Where to look for pictures: of a local folder only our own ones, since others may be closed to us
+        (``lost+found`` of a volume); of an object store everything in one go."""
+        if self._folder is None:
+            return [None]
+        there = await obstore.list_with_delimiter_async(self._store)
+        return [prefix for prefix in there["common_prefixes"] if _ID.fullmatch(prefix)]
 
     async def delete(self, paths: Sequence[str]) -> None:
         """Removes pictures; one that is gone already is no error.
@@ -250,6 +288,7 @@ class PictureStore:
             doomed.append(picture.path)
             total -= picture.size
         await self.delete(doomed)
+        self._observer.on_sweep(len(pictures) - len(doomed), total)
         if self._folder is not None:
             with domain_errors("leftovers"):
                 await asyncio.to_thread(_remove_leftovers, self._folder, oldest_allowed)

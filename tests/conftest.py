@@ -41,9 +41,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         ],
         store=StoreSettings(url=str(pictures)),
         ingress_replicas=2,
+        log_format="json",
     )
-    with LocalService(settings, host="127.0.0.1", port=port):
-        yield RunningService(f"http://127.0.0.1:{port}", port, pictures, settings)
+    with LocalService(settings, host="127.0.0.1", port=port) as running:
+        assert running.metrics_url is not None
+        yield RunningService(
+            f"http://127.0.0.1:{port}", port, pictures, settings, running.metrics_url, running.log_dir
+        )
 
 
 @pytest.fixture

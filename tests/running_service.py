@@ -25,12 +25,16 @@ class RunningService:
         port: Its port on 127.0.0.1.
         pictures: Folder of the picture store.
         settings: What it was built from.
+        metrics_url: Where Prometheus scrapes it.
+        log_dir: Ray's logs.
     """
 
     url: str
     port: int
     pictures: Path
     settings: Settings
+    metrics_url: str
+    log_dir: Path
 
     def stats(self, deployment: str) -> EngineStats:
         """The engine's counters of a deployment with one replica."""
@@ -43,11 +47,15 @@ class RunningService:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of the deployment's replicas."""
         name = f"ServeReplica:{APP_NAME}:{deployment}"
-        return [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.is_running() and name in " ".join(process.cmdline())
-        ]
+        return [process for process in psutil.Process().children(recursive=True) if name in _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie too
+        return ""
 
 
 def free_port() -> int:

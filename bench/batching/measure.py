@@ -13,13 +13,13 @@ from rich.console import Console
 from bench.batching import long_among_short
 from bench.batching.latency import Point
 from bench.batching.open_loop import play
-from bench.batching.overhead import measure_overhead
 from bench.batching.results import SERVERS, Results, SweepResult
 from bench.batching.search import Sweep
 from bench.batching.servers import Server
 from bench.batching.static import StaticBatching
 from bench.batching.tuning import measure_calls, tune
 from bench.batching.workloads import Kind, Workload, trace
+from bench.engine_overhead import measure_tick_overhead
 
 if TYPE_CHECKING:
     from bench.batching.rig import Rig  # which imports torch
@@ -49,7 +49,7 @@ class Measurement:
     def overhead(self) -> None:
         """The engine's own time per tick."""
         if self._results.overhead is None:
-            self._results.overhead = measure_overhead(self._rig.max_rows)
+            self._results.overhead = measure_tick_overhead()
             self._results.write(self._file)
 
     def sweep(self, workload: Workload) -> None:

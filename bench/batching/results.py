@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.batching.latency import Point
 from bench.batching.long_among_short import Fairness
-from bench.batching.overhead import Overhead
 
 SERVERS = ("serial", "greedy", "windowed", "engine")
 
@@ -53,14 +52,14 @@ class Results:
         description: Device, model, dtype, threads.
         sweeps: By workload.
         fairness: By server.
-        overhead: Of the engine.
+        overhead: Of the engine; see `bench.engine_overhead.measure_tick_overhead`.
     """
 
     options: dict[str, Any]
     description: dict[str, Any] = field(default_factory=dict)
     sweeps: dict[str, SweepResult] = field(default_factory=dict)
     fairness: dict[str, Fairness] = field(default_factory=dict)
-    overhead: Overhead | None = None
+    overhead: dict[str, float] | None = None
 
     def write(self, file: Path) -> None:
         """Replaces the file."""
@@ -88,5 +87,4 @@ def read_results(file: Path) -> Results:
         server: Fairness(**{**figures, **{name: tuple(figures[name]) for name in lists}})
         for server, figures in content["fairness"].items()
     }
-    overhead = Overhead(**content["overhead"]) if content["overhead"] else None
-    return Results(content["options"], content["description"], sweeps, fairness, overhead)
+    return Results(content["options"], content["description"], sweeps, fairness, content["overhead"])

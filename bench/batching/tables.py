@@ -23,14 +23,14 @@ def show(results: Results, console: Console) -> None:
     if results.fairness:
         _show_fairness(results, console)
     if results.overhead:
-        overhead = results.overhead
+        own_us = results.overhead["listened_median_us"] - results.overhead["pipeline_median_us"]
         engine = results.fairness.get("engine")
         share = ""
         if engine and engine.step_s:
-            share = f"; {overhead.tick_us / 1e6 / engine.step_s:.2%} of a step here ({engine.step_s:.3f} s)"
+            share = f"; {own_us / 1e6 / engine.step_s:.2%} of a step here ({engine.step_s:.3f} s)"
         console.print(
-            f"\n[bold]The engine's own time[/bold]: {overhead.tick_us:.0f} us a tick "
-            f"({overhead.pictures} pictures in flight, {overhead.max_rows} rows a step){share}"
+            f"\n[bold]The engine's own time[/bold]: {own_us:.0f} us a tick "
+            f"({results.overhead['pictures']} pictures in flight, all in every step){share}"
         )
 
 

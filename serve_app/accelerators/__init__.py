@@ -7,9 +7,9 @@ import pkgutil
 
 from serve_app.accelerators.base import Accelerator
 from serve_app.errors import ConfigurationError
+from serve_app.settings import PoolSettings
 
 _NOT_ACCELERATORS = {"base"}
-_AUTO_ORDER = ("neuron", "cuda", "cpu")  # the more specialised first; others only when named
 
 
 def names() -> tuple[str, ...]:
@@ -43,7 +43,26 @@ def choose(name: str) -> Accelerator:
     """
     if name != "auto":
         return get(name)
-    for candidate in _AUTO_ORDER:
-        if candidate in names() and (accelerator := get(candidate)).available():
+    ranks = {candidate: rank for candidate in names() if (rank := _auto_rank(candidate)) is not None}
+    for candidate in sorted(ranks, key=lambda one: -ranks[one]):
+        if (accelerator := get(candidate)).available():
             return accelerator
-    raise ConfigurationError(f"this machine has none of: {', '.join(_AUTO_ORDER)}; name an accelerator")
+    raise ConfigurationError(f"this machine has none of: {', '.join(sorted(ranks))}; name an accelerator")
+
+
+def _auto_rank(name: str) -> int | None:
+    """The file's own ``AUTO_RANK``: ``auto`` takes the highest that this machine has; None is taken by name only."""
+    rank: int | None = getattr(importlib.import_module(f"{__name__}.{name}"), "AUTO_RANK", None)
+    return rank
+
+
+def of_pool(pool: PoolSettings) -> Accelerator:
+    """`choose` for a pool, whose settings must be of the accelerator that is chosen.
+
+    Raises:
+        ConfigurationError: As `choose`, or a setting is of another accelerator.
+    """
+    accelerator = choose(pool.accelerator)
+    if problem := pool.set_for_others(accelerator.name):
+        raise ConfigurationError(problem)
+    return accelerator

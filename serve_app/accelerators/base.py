@@ -1,6 +1,11 @@
-"""The contract of one accelerator file.
+"""The contract of one accelerator file; ``docs/accelerators.md`` says how to write one.
 
-Importing this package never imports torch: `Accelerator.load_pipeline` does, on the replica's own node.
+Importing this package never imports torch: `Accelerator.load_pipeline` does, on the replica's own node. A file has
+
+- ``ACCELERATOR``, an `Accelerator`;
+- ``AUTO_RANK``, an int: ``auto`` takes the highest that the machine has; None is taken by name only;
+- where its device is rare, ``stand_in(pool)``: `Accelerator.load_pipeline` with a CPU in the device's place, in
+  float32 unless set, which the contract test draws with.
 """
 
 from __future__ import annotations

@@ -1,17 +1,30 @@
-"""The accelerator ``cpu``: native PyTorch on any processor."""
+"""The accelerator ``cpu``: any processor, by PyTorch with oneDNN or by Intel's extension of it."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import shutil
+import weakref
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
-
+from serve_app import cpu_topology
 from serve_app.accelerators.base import Accelerator
 from serve_app.engine.pipeline import StepPipeline
+from serve_app.errors import ConfigurationError
 from serve_app.settings import PoolSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from serve_app.pipelines.shared_cores import SharedCores
+
+log = logging.getLogger(__name__)
+
+Layers = Literal["fused", "ipex", "compiled", "plain"]
 
 _EXACT_MATMULS = ("MKL_CBWR", "AVX2,STRICT")
 """MKL's sums else depend on where a row lies in memory (seen in tiny attentions with two threads). Read by MKL once,
@@ -33,10 +46,11 @@ class _Cpu:
         return True
 
     def ray_actor_options(self, pool: PoolSettings) -> dict[str, Any]:
-        return {"num_cpus": _cores(pool), **pool.ray_actor_options}
+        return {"num_cpus": pool.num_threads or _default_threads(), **pool.ray_actor_options}
 
     def host_bytes_per_weight(self, pool: PoolSettings) -> int:
-        return 4 if _dtype_name(pool) == "float32" else 2
+        copies = 2 if pool.cpu.layers == "compiled" else 1  # the compiler's frozen weights are its own
+        return copies * (4 if _dtype_name(pool) == "float32" else 2)
 
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         if pool.exact_batches:
@@ -45,17 +59,27 @@ class _Cpu:
         import torch
 
         from serve_app.pipelines.loading import load_sdxl
-        from serve_app.pipelines.shared_cores import SharedCores
+        from serve_app.pipelines.sdxl import SdxlPipeline
 
-        cores = SharedCores(_cores(pool), fixed=pool.exact_batches)
-        torch.set_num_threads(1)  # this thread only loads; see SharedCores
-        return load_sdxl(
-            pool,
-            device=torch.device("cpu"),
-            dtype=getattr(torch, _dtype_name(pool)),
-            cores=cores,
-            concurrent_decodes=0 if pool.exact_batches else pool.concurrent_decodes,
-        )
+        dtype = getattr(torch, _dtype_name(pool))
+        layers = _layers(pool, dtype)
+        cores = _cores(pool)
+        # This thread only loads, on the cores whose memory the model is to lie in; see SharedCores.
+        torch.set_num_threads(1)
+        with cpu_topology.running_on(cores.cpus):
+            pipeline: SdxlPipeline = load_sdxl(
+                pool,
+                device=torch.device("cpu"),
+                dtype=dtype,
+                cores=cores,
+                concurrent_decodes=0 if pool.exact_batches else pool.concurrent_decodes,
+                tune=lambda stock: _tune(stock, layers, dtype),
+            )
+        _give_back_free_memory()
+        if layers == "compiled":
+            _limit_to_compiled(pipeline)
+        log.info("pool %s: %s layers, %d threads, pinned to %s", pool.name, layers, cores.cores, cores.cpus)
+        return pipeline
 
 
 def _keep_memory() -> None:
@@ -66,6 +90,14 @@ def _keep_memory() -> None:
         return
     for option, value in _MALLOC_OPTIONS.items():
         mallopt(option, value)
+
+
+def _give_back_free_memory() -> None:
+    """What was only needed to load, which the allocator was told to keep."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
 
 
 def _dtype_name(pool: PoolSettings) -> str:
@@ -92,16 +124,163 @@ def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     )
 
 
-def _cores(pool: PoolSettings) -> int:
-    """Threads of a replica: as set, else what it reserves, else this machine's physical cores."""
+def _layers(pool: PoolSettings, dtype: torch.dtype) -> Layers:
+    """As set, or the fastest that can be had.
+
+    Raises:
+        ConfigurationError: What is set cannot be had here; says what is missing.
+    """
+    import torch
+
+    from serve_app.pipelines import onednn
+
+    wanted = pool.cpu.layers
+    if wanted == "auto":
+        if dtype != torch.bfloat16 or not onednn.usable():
+            return "plain"
+        # That the extension's sums are the same wherever a row lies was not seen; of oneDNN's it was.
+        return "fused" if pool.exact_batches or _ipex_problem() else "ipex"
+    problem = None
+    if wanted == "ipex":
+        problem = _ipex_problem()
+    elif wanted == "compiled":
+        problem = _compiler_problem(pool)
+    if wanted != "plain" and not onednn.usable():
+        problem = "this build of PyTorch has no oneDNN"
+    if wanted != "plain" and dtype == torch.float16:
+        problem = "it does not compute in float16; set dtype to bfloat16 or float32"
+    if problem:
+        raise ConfigurationError(f"cpu.layers={wanted} cannot be used: {problem}, or set cpu.layers to auto")
+    return wanted
+
+
+def _ipex_problem() -> str | None:
+    """Why Intel's extension for PyTorch cannot be used, or None. It ends the process where versions differ."""
+    try:
+        ipex = metadata.version("intel-extension-for-pytorch")
+    except metadata.PackageNotFoundError:
+        return "intel-extension-for-pytorch is not installed (requirements/ipex.txt has a pair that fits)"
+    torch_version = metadata.version("torch")
+    if ipex.split(".")[:2] != torch_version.split(".")[:2]:
+        return f"intel-extension-for-pytorch {ipex} does not fit torch {torch_version}"
+    return None
+
+
+def _compiler_problem(pool: PoolSettings) -> str | None:
+    """Why PyTorch's compiler cannot be used, or None."""
+    if pool.exact_batches:
+        return (
+            "exact_batches fills every step up to max_rows rows, and only one picture at a time is compiled"
+        )
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if not any(shutil.which(compiler) for compiler in compilers):
+        return f"it needs a C++ compiler and there is no {' or '.join(compilers)}: install one, or set CXX"
+    return None
+
+
+def _tune(stock: Any, layers: Layers, dtype: torch.dtype) -> None:
+    """Changes the loaded `StableDiffusionXLPipeline` in place."""
+    import torch
+
+    from serve_app.pipelines.group_norm import use_channels_last
+    from serve_app.pipelines.onednn import fuse_decoder, fuse_unet
+
+    if layers == "plain":
+        use_channels_last(stock.vae)
+        return
+    stock.vae.to(memory_format=torch.channels_last)
+    fuse_decoder(stock.vae)
+    if layers == "fused":
+        fuse_unet(stock.unet)
+    elif layers == "ipex":
+        import intel_extension_for_pytorch as ipex
+
+        # Folding batch norms only costs time: there are none.
+        ipex.optimize(stock.unet, dtype=dtype, inplace=True, conv_bn_folding=False, linear_bn_folding=False)
+
+
+def _limit_to_compiled(pipeline: Any) -> None:
+    """Compiles the UNet at its first call, and offers only the one shape that this is done for.
+
+    Every shape takes minutes to compile and a copy of the weights of its own.
+    """
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    defaults = pipeline.defaults
+    guided = defaults.guidance_scale > 1.0
+    rows = 2 if guided else 1
+    pipeline.compile_unet()
+    pipeline.limit(
+        max_rows=rows,
+        fixed_rows=(rows,),
+        fixed_sizes=((defaults.width, defaults.height),),
+        guidance=guided,
+    )
+
+
+def _cores(pool: PoolSettings) -> SharedCores:
+    """The replica's cores: claimed and pinned where that is possible and wanted.
+
+    Raises:
+        ConfigurationError: ``pin_cores`` is ``on``, and the cores cannot be had.
+    """
+    from serve_app.pipelines.shared_cores import SharedCores
+
+    cores = cpu_topology.physical_cores()
+    threads = _threads(pool, cores)
+    claim = None
+    if pool.cpu.pin_cores != "off":
+        problem = _quota_problem()
+        if problem is None:
+            claim = cpu_topology.claim_cores(threads, cores=cores)
+            problem = f"{threads} of {len(cores)} physical cores are not free"
+        if claim is None:
+            if pool.cpu.pin_cores == "on":
+                raise ConfigurationError(
+                    f"cpu.pin_cores=on: {problem}; run fewer replicas on this node, set num_threads, or set it to auto"
+                )
+            log.warning("pool %s computes on no cores of its own: %s", pool.name, problem)
+        elif len(claim.nodes) > 1:
+            log.warning(
+                "pool %s: %d cores lie on %d NUMA nodes; a replica for each node would draw more",
+                pool.name,
+                threads,
+                len(claim.nodes),
+            )
+    shared = SharedCores(threads, fixed=pool.exact_batches, cpus=claim.cpus if claim else None)
+    if claim:
+        weakref.finalize(shared, claim.release)
+    return shared
+
+
+def _quota_problem() -> str | None:
+    """Why this container's CPUs are not its own, or None: containers pinned to the same ones would halve each other."""
+    quota, allowed = cpu_topology.quota_cpus(), len(cpu_topology.allowed_cpus())
+    if quota is None or quota >= allowed:
+        return None
+    return f"the container may use {quota:g} CPUs' time of {allowed} CPUs that it shares with others"
+
+
+def _threads(pool: PoolSettings, cores: tuple[cpu_topology.Core, ...]) -> int:
+    """Threads of a replica on this node: as set, else for what it reserves, else one NUMA node's physical cores."""
     if pool.num_threads is not None:
         return pool.num_threads
     reserved = pool.ray_actor_options.get("num_cpus")
     if isinstance(reserved, (int, float)) and reserved >= 1:
-        return int(reserved)
-    # A container may be pinned to fewer cores than the machine has.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+        return cpu_topology.threads_for(cores, reserved)
+    return _default_threads(cores)
+
+
+def _default_threads(cores: tuple[cpu_topology.Core, ...] | None = None) -> int:
+    """One NUMA node's physical cores, or less where a container has a smaller CPU quota."""
+    cores = cpu_topology.physical_cores() if cores is None else cores
+    quota = cpu_topology.quota_cpus()
+    threads = cpu_topology.largest_node(cores)
+    return threads if quota is None else min(threads, cpu_topology.threads_for(cores, quota))
 
 
 ACCELERATOR: Accelerator = _Cpu()
+
+AUTO_RANK: int = 10
+"""Taken where there is nothing else."""

@@ -29,3 +29,6 @@ class _Fake:
 
 
 ACCELERATOR: Accelerator = _Fake()
+
+AUTO_RANK: int | None = None
+"""Never taken unasked: it draws no model's pictures."""

@@ -19,7 +19,13 @@ from serve_app.api import (
     text2image,
 )
 from serve_app.api.errors import install_fallbacks
-from serve_app.api.middleware import BodyLimitMiddleware, ForwardedPrefixMiddleware, RequestIdMiddleware
+from serve_app.api.middleware import (
+    BodyLimitMiddleware,
+    ForwardedPrefixMiddleware,
+    MergeSlashesMiddleware,
+    RequestIdMiddleware,
+)
+from serve_app.api.observing import HttpObserver, NoHttpObserver, ObservingMiddleware
 from serve_app.settings import Settings
 
 _WIRE_FORMATS = (
@@ -37,11 +43,12 @@ _WIRE_FORMATS = (
 )
 
 
-def build_app(settings: Settings) -> FastAPI:
+def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastAPI:
     """The HTTP application, without the service behind it: `deps.get_service` finds that for each request.
 
     Args:
         settings: The application's settings.
+        observer: Told of every request.
     """
     app = FastAPI(
         title="imagine",
@@ -58,6 +65,7 @@ def build_app(settings: Settings) -> FastAPI:
         app.include_router(wire_format.router)
     install_fallbacks(app)
     # The last one added is the outermost.
+    app.add_middleware(ObservingMiddleware, observer=observer or NoHttpObserver())
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,
@@ -65,5 +73,6 @@ def build_app(settings: Settings) -> FastAPI:
     )
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)
+    app.add_middleware(MergeSlashesMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

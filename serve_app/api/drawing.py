@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -12,9 +13,11 @@ from urllib.parse import quote
 
 from serve_app.api.unattended import attended, detached
 from serve_app.errors import DeadlineExceeded, ImagineError
-from serve_app.request import GeneratedImage, GenerationResult, RequestDraft, StageSeconds, StepProgress
+from serve_app.request import GeneratedImage, GenerationResult, RequestDraft, StepProgress
 from serve_app.service import ImageService
 from serve_app.store import PictureStore, picture_name
+
+log = logging.getLogger(__name__)
 
 Kept = TypeVar("Kept")
 
@@ -57,6 +60,8 @@ async def draw(service: ImageService, draft: RequestDraft, keep_as: str | None =
         ImagineError: Any of the domain errors.
     """
 
+    _log_drawing(draft)
+
     async def drawn() -> GenerationResult:
         async with time_limit(service.settings.request_timeout_s) as deadline:
             result = await service.draw(replace(draft, deadline=deadline))
@@ -78,6 +83,7 @@ async def follow(
     Raises:
         ImagineError: Any of the domain errors.
     """
+    _log_drawing(draft)
     # At most one event for each step and place in the queue, so no limit of its own is needed.
     events: asyncio.Queue[StepProgress | None] = asyncio.Queue()
 
@@ -130,6 +136,9 @@ async def draw_rounds(
         ImagineError: The first domain error of any of them.
     """
 
+    for draft in drafts:
+        _log_drawing(draft)
+
     async def draw_one(position: int, draft: RequestDraft) -> tuple[Kept, float]:
         start = time.perf_counter()
         result = await service.draw(draft)
@@ -168,25 +177,33 @@ async def store_pictures(
 def drawing_headers(results: Sequence[GenerationResult], *, store_s: float | None = None) -> dict[str, str]:
     """Headers of every answer that tells of pictures, whatever its format.
 
-    ``X-Seed`` (of the first picture), ``X-Pool``, ``X-Model``, ``X-Cost`` (in the currency of the pools'
-    ``price_per_hour``) and ``Server-Timing``. Of several pictures each stage tells of the one that was longest
-    in it, since they are drawn side by side.
+    ``X-Seed`` (of the first picture), ``X-Pool``, ``X-Accelerator``, ``X-Model``, ``X-Cost`` (in the currency of the
+    pools' ``price_per_hour``) and ``Server-Timing``. Of several pictures each stage tells of the one that was longest
+    in it, since they are drawn side by side; ``start`` is there where a request was held while its pool started.
 
     Args:
         results: What was drawn, at least one.
         store_s: Seconds spent storing, where pictures were stored.
     """
-    seconds = [image.seconds for result in results for image in result.images]
-    stages = {name: max(_milliseconds(one, name) for one in seconds) for name in _STAGES}
+    stages = stage_seconds(results)
     if store_s is not None:
-        stages["store"] = store_s * 1000
+        stages["store"] = store_s
     return {
         "X-Seed": str(results[0].images[0].seed),
         "X-Pool": _header_value(", ".join(dict.fromkeys(result.pool for result in results))),
+        "X-Accelerator": ", ".join(dict.fromkeys(result.accelerator for result in results)),
         "X-Model": _header_value(", ".join(dict.fromkeys(result.model for result in results))),
         "X-Cost": f"{sum(result.cost for result in results):.8f}",
-        "Server-Timing": ", ".join(f"{name};dur={duration:.1f}" for name, duration in stages.items()),
+        "Server-Timing": ", ".join(f"{name};dur={stage_s * 1000:.1f}" for name, stage_s in stages.items()),
     }
+
+
+def stage_seconds(results: Sequence[GenerationResult]) -> dict[str, float]:
+    """Wall seconds by stage, of the longest picture in each; ``start`` only where a pool had to be started first."""
+    seconds = [image.seconds for result in results for image in result.images]
+    start_wait_s = max(result.start_wait_s for result in results)
+    stages = {"start": start_wait_s} if start_wait_s > 0 else {}
+    return stages | {name: max(float(getattr(one, name)) for one in seconds) for name in _STAGES}
 
 
 def picture_headers(result: GenerationResult, image: GeneratedImage, *, repeatable: bool) -> dict[str, str]:
@@ -206,8 +223,9 @@ def picture_headers(result: GenerationResult, image: GeneratedImage, *, repeatab
     }
 
 
-def _milliseconds(seconds: StageSeconds, stage: str) -> float:
-    return float(getattr(seconds, stage)) * 1000
+def _log_drawing(draft: RequestDraft) -> None:
+    """Ties the drawing's id, under which replicas know it, to the HTTP request's, which Serve adds to the line."""
+    log.info("draws %s", draft.request_id, extra={"drawing_id": draft.request_id})
 
 
 def _first_domain_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -134,7 +134,7 @@ class WireErrors:
             name = self.client_field(error.field, request)
             message = f"{name}: {error.message}"
         headers = {}
-        if isinstance(error, domain.Overloaded):
+        if isinstance(error, domain.Overloaded | domain.PoolUnavailable) and error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("Request %s failed: %s", request_id_of(request), error)

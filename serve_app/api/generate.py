@@ -78,6 +78,8 @@ class GenerateResponse(BaseModel):
         guidance_scale: Classifier-free guidance.
         model: Model that drew it.
         pool: Pool that drew it.
+        accelerator: Its accelerator.
+        cost: Its share of the device's time, in the currency of the pool's ``price_per_hour``.
         seconds: Seconds in the replica.
     """
 
@@ -89,6 +91,8 @@ class GenerateResponse(BaseModel):
     guidance_scale: float
     model: str
     pool: str
+    accelerator: str
+    cost: float
     seconds: float
 
 
@@ -126,5 +130,7 @@ async def generate(
         guidance_scale=drawn.guidance_scale,
         model=result.model,
         pool=result.pool,
+        accelerator=result.accelerator,
+        cost=result.cost,
         seconds=result.total_s,
     )

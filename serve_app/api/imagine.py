@@ -106,7 +106,8 @@ router = APIRouter(tags=["pictures"], route_class=WireErrors(client_field=_clien
     summary="Draw a picture and answer with it",
     responses={
         200: {
-            "description": "The picture. X-Seed, X-Model, X-Pool, X-Cost and Server-Timing tell how it was drawn.",
+            "description": "The picture. X-Seed, X-Model, X-Pool, X-Accelerator, X-Cost and Server-Timing tell "
+            "how it was drawn.",
             "content": {
                 kind.media_type: {"schema": {"type": "string", "format": "binary"}} for kind in ImageFormat
             },

@@ -1,4 +1,4 @@
-"""Pure ASGI layers around the application: the request's id, the largest body, the proxy's path prefix.
+"""Pure ASGI layers around the application: the request's id, the largest body, the proxy's path prefix, clean paths.
 
 They wrap ``receive`` and ``send`` and start no task, so a client that leaves cancels the endpoint.
 """
@@ -16,8 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.urls import forwarded_prefix
+from serve_app.request import traceparent_here
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SLASHES = re.compile("//+")
 REQUEST_ID_HEADER = "X-Request-Id"
 
 
@@ -50,7 +53,12 @@ class RequestIdMiddleware:
                 MutableHeaders(scope=message).update(request_id_header(scope))
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        traceparent = Headers(scope=scope).get("traceparent", "")
+        token = traceparent_here.set(traceparent if _TRACEPARENT.fullmatch(traceparent) else None)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            traceparent_here.reset(token)
 
 
 def request_id_header(scope: Scope) -> dict[str, str]:
@@ -118,6 +126,25 @@ class ForwardedPrefixMiddleware:
                 "root_path": prefix + str(scope.get("root_path", "")),
                 "path": prefix + str(scope["path"]),
             }
+        await self._app(scope, receive, send)
+
+
+class MergeSlashesMiddleware:
+    """Reads several slashes in a row as one, as nginx does (``merge_slashes``).
+
+    Clients put a route behind a base url that somebody typed with a slash at its end.
+
+    Args:
+        app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+        if scope["type"] == "http" and "//" in scope["path"]:
+            scope = {**scope, "path": _SLASHES.sub("/", scope["path"])}
         await self._app(scope, receive, send)
 
 

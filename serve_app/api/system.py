@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from serve_app import __version__
 from serve_app.api.deps import Service
 from serve_app.api.errors import ErrorBody, WireErrors, error_responses
-from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError
+from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.service import ImageService
 
 PROBE_TIMEOUT_S = 5.0
@@ -23,9 +23,9 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class Health(BaseModel):
-    """``ready`` exactly while a picture could be drawn now."""
+    """``ready`` while a picture could be drawn now; ``asleep`` while the next request starts a replica."""
 
-    status: Literal["ready", "starting"] = Field(examples=["ready"])
+    status: Literal["ready", "asleep", "starting", "failed"] = Field(examples=["ready"])
 
 
 class PoolReadiness(BaseModel):
@@ -35,6 +35,7 @@ class PoolReadiness(BaseModel):
     accelerator: str = Field(examples=["cpu"])
     model: str = Field(examples=["small-sdxl"])
     ready: bool
+    state: PoolState
 
 
 class Readiness(BaseModel):
@@ -53,29 +54,29 @@ class Liveness(BaseModel):
 router = APIRouter(tags=["system"], route_class=WireErrors().route_class())
 
 
-async def _is_ready(service: ImageService) -> bool:
+async def _statuses(service: ImageService) -> Sequence[PoolStatus]:
+    """What every pool is doing; nothing where the service does not tell in time."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await service.ready()
-    except (ImagineError, TimeoutError):
-        return False
-
-
-async def _answering(service: ImageService) -> Sequence[PoolFacts]:
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await service.all_facts()
+            return await service.pool_statuses()
     except (ImagineError, TimeoutError):
         return ()
 
 
+def _state(statuses: Sequence[PoolStatus]) -> PoolState:
+    """The best of all pools' states; ``starting`` while nothing is known."""
+    states = {status.state for status in statuses}
+    best_first = (PoolState.READY, PoolState.ASLEEP, PoolState.STARTING, PoolState.FAILED)
+    return next((state for state in best_first if state in states), PoolState.STARTING)
+
+
 @router.get("/health", summary="Can it draw?", responses={503: {"model": Health, "description": "Not yet"}})
 async def health(service: Service, response: Response) -> Health:
-    """200 while at least one pool can draw, else 503."""
-    if await _is_ready(service):
-        return Health(status="ready")
-    response.status_code = 503
-    return Health(status="starting")
+    """200 while at least one pool draws, at once or (scaled to zero) after a start; else 503."""
+    statuses = await _statuses(service)
+    if not any(status.takes_requests for status in statuses):
+        response.status_code = 503
+    return Health(status=_state(statuses).value)
 
 
 @router.get(
@@ -84,18 +85,20 @@ async def health(service: Service, response: Response) -> Health:
     responses={503: {"model": Readiness, "description": "None yet"}},
 )
 async def ready(service: Service, response: Response) -> Readiness:
-    """As ``/health``, with every configured pool."""
-    is_ready, facts = await asyncio.gather(_is_ready(service), _answering(service))
-    by_name = {pool.pool: pool for pool in facts}
+    """As ``/health``, with every configured pool. A pool that is asleep is not ready, but takes requests."""
+    statuses = await _statuses(service)
+    by_name = {status.facts.pool: status for status in statuses}
     pools = [
         PoolReadiness(
             name=pool.name,
-            accelerator=by_name[pool.name].accelerator if pool.name in by_name else pool.accelerator,
+            accelerator=by_name[pool.name].facts.accelerator if pool.name in by_name else pool.accelerator,
             model=pool.model,
-            ready=pool.name in by_name,
+            ready=pool.name in by_name and by_name[pool.name].state is PoolState.READY,
+            state=by_name[pool.name].state if pool.name in by_name else PoolState.STARTING,
         )
         for pool in service.settings.pools
     ]
+    is_ready = any(status.takes_requests for status in statuses)
     if not is_ready:
         response.status_code = 503
     return Readiness(ready=is_ready, pools=pools)
@@ -109,8 +112,17 @@ async def live() -> Liveness:
 
 @router.get("/api/pools", summary="What each pool can draw", responses=error_responses(ErrorBody, 503))
 async def pools(service: Service) -> list[dict[str, Any]]:
-    """Model, accelerator, defaults and limits of every pool that answers now."""
-    return [asdict(facts) for facts in await service.all_facts()]
+    """Every pool: model, accelerator, defaults and limits (``assumed`` from the settings until a replica was seen),
+    ``state``, replicas running and wanted, work there as far as this replica of the ingress knows it, step time, price,
+    and what went wrong last."""
+    statuses = await service.pool_statuses()
+    return [{**asdict(status.facts), **_without_facts(status)} for status in statuses]
+
+
+def _without_facts(status: PoolStatus) -> dict[str, Any]:
+    body = asdict(status)
+    del body["facts"]
+    return body
 
 
 _PAGE = """<!doctype html>

@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+from serve_app.cli.batch import batch
+from serve_app.cli.bench import bench
+from serve_app.cli.compile import compile_model
+from serve_app.cli.doctor import doctor
 from serve_app.cli.generate import generate
 from serve_app.cli.models import models
 from serve_app.cli.serve import serve
@@ -18,7 +22,11 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(generate)
+app.command()(batch)
+app.command()(bench)
+app.command()(doctor)
 app.command()(models)
+app.command("compile")(compile_model)
 
 
 @app.callback(invoke_without_command=True)

@@ -39,7 +39,7 @@ def generate(
     from serve_app.settings import PoolSettings
 
     try:
-        width, height = _size(size)
+        width, height = parsed_size(size)
         draft = RequestDraft(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -73,7 +73,7 @@ def generate(
             print(f"{picture['path']}  seed {picture['seed']}  {picture['seconds']:.2f} s")
 
 
-def _size(text: str | None) -> tuple[int | None, int | None]:
+def parsed_size(text: str | None) -> tuple[int | None, int | None]:
     """(width, height) of ``WxH``.
 
     Raises:

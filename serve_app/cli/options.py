@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from serve_app.errors import ImagineError
+from serve_app.errors import ConfigurationError, ImagineError
 
 progress_console = Console(stderr=True)
 
@@ -40,9 +42,36 @@ Threads = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 
 
-def fail(error: ImagineError, *, as_json: bool = False) -> NoReturn:
-    """One clear sentence, exit status 1."""
+def service_address(url: str) -> str:
+    """A running service's address with a slash at its end, so that relative paths stay behind its prefix.
+
+    Raises:
+        ConfigurationError: It is no http address.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{url!r} is no address such as http://127.0.0.1:8000")
+    return url.rstrip("/") + "/"
+
+
+def tell_error(error: ImagineError, *, as_json: bool = False) -> None:
+    """One clear sentence."""
     if as_json:
         print(json.dumps({"error": str(error)}))
     progress_console.print(f"[bold red]imagine:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-    raise typer.Exit(1)
+
+
+def fail(error: ImagineError, *, as_json: bool = False, status: int = 1) -> NoReturn:
+    """One clear sentence, and the exit status."""
+    tell_error(error, as_json=as_json)
+    raise typer.Exit(status)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without the interpreter's own end.
+
+    For commands that have used obstore: its threads may ask for the interpreter at that moment, which aborts the
+    process (https://github.com/PyO3/pyo3-async-runtimes/issues/40), and the exit status would be a lie.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -61,14 +61,38 @@ def serve(
             help="Its port, on loopback; 8265 or the next free one when absent.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=["IMAGINE_METRICS_PORT", "METRICS_PORT"],
+            min=1,
+            max=65535,
+            help="Port for Prometheus, on all addresses; a free one when absent.",
+        ),
+    ] = None,
+    ui: Annotated[
+        bool, typer.Option(envvar=["IMAGINE_UI", "UI"], help="Start the web page too, where it is installed.")
+    ] = True,
+    ui_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=["IMAGINE_UI_PORT", "UI_PORT"],
+            min=1,
+            max=65535,
+            help="Its port; 7860 or the next free one when absent.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the service on this machine, print how to use it, and stop all of it on Ctrl-C."""
+    """Start the service and its web page on this machine, print how to use them, and stop all of it on Ctrl-C."""
+    from serve_app.local_page import FIRST_PORT, LocalPage, page_is_installed
     from serve_app.local_service import LocalService
     from serve_app.preflight import check_port
 
     started = time.monotonic()
     service: LocalService | None = None
+    page: LocalPage | None = None
+    page_url: str | None = None
 
     def on_signal(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -91,42 +115,60 @@ def serve(
             pictures=pictures,
         )
         check_port(host, port)
+        if metrics_port is not None:
+            check_port("0.0.0.0", metrics_port, setting="METRICS_PORT")
+        base_url = f"http://{_reachable(host)}:{port}"
+        dashboard_on = _free_port(dashboard_port, 8265, "127.0.0.1", "DASHBOARD_PORT") if dashboard else None
+        page_on = _free_port(ui_port, FIRST_PORT, host, "UI_PORT") if ui and page_is_installed() else None
         _check_models(settings)
+        if page_on is not None:
+            page = LocalPage(
+                host=host,
+                port=page_on,
+                service_url=base_url,
+                dashboard_url=None if dashboard_on is None else f"http://127.0.0.1:{dashboard_on}",
+            )
+            page_url = f"http://{_reachable(host)}:{page_on}"
+            page.start()
         service = LocalService(
-            settings,
-            host=host,
-            port=port,
-            dashboard_port=_dashboard_port(dashboard_port) if dashboard else None,
+            settings, host=host, port=port, dashboard_port=dashboard_on, metrics_port=metrics_port
         )
         with progress_console.status("Starting Ray and loading the model ..."):
             service.start()
             # Ray installs its own SIGTERM handler, which would skip our clean stop.
             signal.signal(signal.SIGTERM, on_signal)
-        base_url = f"http://{_reachable(host)}:{port}"
         with progress_console.status("Drawing a test picture through the service ..."):
             from serve_app.first_picture import draw_first_picture
 
             first = draw_first_picture(base_url)
-        _announce(base_url, settings, service, first, time.monotonic() - started, as_json=as_json)
+            if page is not None and page_url is not None:
+                page.wait_until_ready(page_url)
+        seconds = time.monotonic() - started
+        _announce(base_url, page_url, settings, service, first, seconds, as_json=as_json)
         while True:
             signal.pause()
     except KeyboardInterrupt:
         progress_console.print("Stopping ...")
     except ImagineError as error:
+        if page is not None:
+            page.stop()
+            page = None
         if service is not None:
             service.stop(keep_logs=True)
             service = None
         fail(error, as_json=as_json)
     finally:
+        # A second Ctrl-C must not leave half of the processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if page is not None:
+            page.stop()
         if service is not None:
-            # A second Ctrl-C must not leave half of the processes behind.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             service.stop()
             progress_console.print("Stopped.")
 
 
-def _dashboard_port(wanted: int | None) -> int:
-    """The wanted port, or the first free one from Ray's usual 8265 on.
+def _free_port(wanted: int | None, first: int, host: str, setting: str) -> int:
+    """The wanted port, or the first free one of twenty from the usual one on.
 
     Raises:
         ConfigurationError: The wanted port, or every one of twenty, is taken.
@@ -134,15 +176,15 @@ def _dashboard_port(wanted: int | None) -> int:
     from serve_app.preflight import check_port
 
     if wanted is not None:
-        check_port("127.0.0.1", wanted, setting="DASHBOARD_PORT")
+        check_port(host, wanted, setting=setting)
         return wanted
-    for port in range(8265, 8285):
+    for port in range(first, first + 20):
         try:
-            check_port("127.0.0.1", port)
+            check_port(host, port)
         except ConfigurationError:
             continue
         return port
-    raise ConfigurationError("ports 8265 to 8284 are all taken; choose one with DASHBOARD_PORT=...")
+    raise ConfigurationError(f"ports {first} to {first + 19} are all taken; choose one with {setting}=...")
 
 
 def _serve_settings(config: Path | None, *, pool: dict[str, Any], pictures: str) -> Any:
@@ -173,7 +215,12 @@ def _check_models(settings: Any) -> None:
 
     total = 0
     for pool in settings.pools:
-        accelerator = accelerators.choose(pool.accelerator)
+        accelerator = accelerators.of_pool(pool)
+        if not accelerator.available():
+            # Ray would wait for such a machine for ever.
+            raise ConfigurationError(
+                f"this machine has no device for accelerator {accelerator.name}; set ACCELERATOR=auto or another one"
+            )
         source = locate_model(pool)
         total += host_bytes(source, pool, accelerator.host_bytes_per_weight(pool)) * pool.min_replicas
     check_memory(total)
@@ -185,7 +232,9 @@ def _check_models(settings: Any) -> None:
 
 def _share_of_cores(replicas: int) -> int | None:
     """Threads of one of several replicas on this machine; None leaves the choice for a single one."""
-    return None if replicas == 1 else max(1, (os.cpu_count() or 1) // replicas)
+    from serve_app.cpu_topology import physical_cores
+
+    return None if replicas == 1 else max(1, len(physical_cores()) // replicas)
 
 
 def _reachable(host: str) -> str:
@@ -196,12 +245,21 @@ def _reachable(host: str) -> str:
 
 
 def _announce(
-    base_url: str, settings: Any, service: Any, first: Any, seconds: float, *, as_json: bool
+    base_url: str,
+    page_url: str | None,
+    settings: Any,
+    service: Any,
+    first: Any,
+    seconds: float,
+    *,
+    as_json: bool,
 ) -> None:
     facts = {
         "url": base_url,
+        "page": page_url,
         "docs": f"{base_url}/docs",
         "dashboard": service.dashboard_url,
+        "metrics": service.metrics_url,
         "pictures": settings.store.url,
         "ready_s": round(seconds, 1),
         "test_picture_s": round(first.seconds, 2),
@@ -214,6 +272,9 @@ def _announce(
     out.print(
         f"\n[bold green]Ready[/] after {seconds:.0f} s: a test picture passed in {first.seconds:.1f} s."
     )
+    out.print(
+        f"  Web page   {page_url or 'none (it needs the extra ui: pip install -e .[ui])'}", markup=False
+    )
     out.print(f"  API        {base_url}")
     out.print(f"  API docs   {base_url}/docs")
     out.print(f"  Browser    {base_url}/imagine?prompt=a red star on a blue background", soft_wrap=True)
@@ -222,6 +283,7 @@ def _announce(
     )
     out.print(f"  Try        {command}", soft_wrap=True, highlight=False)
     out.print(f"  Pictures   {settings.store.url} (those answered by url; /imagine answers the file itself)")
+    out.print(f"  Metrics    {service.metrics_url} (Prometheus)")
     if service.dashboard_url:
         out.print(f"  Dashboard  {service.dashboard_url}")
         if os.environ.get("RAY_AUTH_MODE") == "token" and "RAY_AUTH_TOKEN" in os.environ:

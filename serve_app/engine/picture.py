@@ -55,6 +55,11 @@ class Picture:
         """Whether it goes before batch work."""
         return self.request.priority is Priority.INTERACTIVE
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What a log line about it says beside its message."""
+        return {"drawing_id": self.request.request_id}
+
     def progress(self, queue_position: int | None = None) -> StepProgress:
         """Where it stands now."""
         return StepProgress(

@@ -23,7 +23,7 @@ class ImageState:
     request: GenerationRequest  # written by the pipeline in prepare(), never changed
     index: int  # which picture of the request; prepare()
     batch_key: BatchKey  # who may share a step; prepare()
-    rows: int  # 1, or 2 while guided; prepare()
+    rows: int  # 1, or 2 while guided; prepare(), and denoise_step() where guidance ends before the last step
     total_steps: int  # steps of its own schedule (some noise schedulers add one to what was asked); prepare()
     latents: Any  # opaque; written by every denoise_step()
     conditioning: Any  # opaque text embeddings and the like; prepare()

@@ -46,7 +46,7 @@ class ResultBody(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     total_s: float = Field(description="Seconds in the replica, its queue included.")
-    cost: float = Field(description="The most it can have cost, in the currency of price_per_hour.")
+    cost: float = Field(description="Its share of the device's time, in the currency of price_per_hour.")
 
 
 class JobBody(BaseModel):
@@ -59,7 +59,9 @@ class JobBody(BaseModel):
     num_inference_steps: int | None
     progress: float = Field(description="0 to 1.")
     eta_s: float | None = Field(description="Seconds until its end, from its own steps so far.")
-    message: str | None = Field(description="Why it waits, when a pool refused it for now.")
+    message: str | None = Field(
+        description="Why it waits, when a pool refused it for now or is being started for it."
+    )
     prompt: str
     seed: int
     num_images: int

@@ -82,7 +82,6 @@ class JobDrawing:
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self._max_age_s = settings.jobs.max_age_s
-        self._price_per_s = {pool.name: pool.price_per_hour / 3600.0 for pool in settings.pools}
         self._drawer = drawer
         self._pictures = pictures
         self._turns = turns
@@ -170,7 +169,6 @@ class JobDrawing:
                     seconds={stage: round(getattr(image.seconds, stage), 4) for stage in stages},
                 )
             )
-        waited_s = min(image.seconds.queue for image in drawn.images)
         return JobResult(
             images=tuple(kept),
             pool=drawn.pool,
@@ -179,5 +177,5 @@ class JobDrawing:
             num_inference_steps=drawn.request.num_inference_steps,
             guidance_scale=drawn.request.guidance_scale,
             total_s=round(drawn.total_s, 4),
-            cost=self._price_per_s.get(drawn.pool, 0.0) * max(0.0, drawn.total_s - waited_s),
+            cost=drawn.cost,
         )

@@ -21,7 +21,7 @@ class JobProgress:
         num_inference_steps: Steps of each picture; None while no pool has begun it.
         fraction: Of all its steps, 0..1.
         eta_s: Seconds until its end, predicted from its own steps so far; None before the first.
-        message: Why it waits, when a pool refused it for now.
+        message: Why it waits, when a pool refused it for now or is being started for it.
     """
 
     state: JobState

@@ -59,7 +59,12 @@ class Job:
         self.show(JobProgress(JobState.STARTING))
 
     def step(self, step: StepProgress) -> None:
-        """A step of one of its pictures, or a new place in the pool's queue."""
+        """A step of one of its pictures, a new place in the pool's queue, or a pool that must be started for it."""
+        if step.starting_pool is not None:
+            self._steps.clear()
+            message = f"starting an accelerator of pool {step.starting_pool}"
+            self.show(JobProgress(JobState.STARTING, message=message))
+            return
         if step.queue_position is not None:
             if not self._steps:
                 self.show(JobProgress(JobState.STARTING, position=step.queue_position))

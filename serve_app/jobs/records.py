@@ -93,8 +93,7 @@ class JobResult(_Stored):
         num_inference_steps: Denoising steps that were made.
         guidance_scale: Guidance that was used.
         total_s: Seconds in the replica, its queue included.
-        cost: Price of the replica for the seconds it drew, in the currency of ``price_per_hour``; pictures drawn
-            beside it shared them, so this is the most it can have cost.
+        cost: Price of its share of the device's seconds, in the currency of ``price_per_hour``.
     """
 
     images: tuple[JobImage, ...]

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
 from serve_app.errors import ConfigurationError
-from serve_app.model_files import local_folder, require
+from serve_app.model_files import local_folder, require, weight_files
 from serve_app.model_source import model_defaults
 from serve_app.pipelines.group_norm import use_channels_last
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.pipelines.shared_cores import SharedCores
+from serve_app.pipelines.weights import read_model
 from serve_app.settings import PoolSettings
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ def load_sdxl(
     dtype: torch.dtype,
     cores: SharedCores | None = None,
     concurrent_decodes: int = 0,
+    tune: Callable[[Any], None] = lambda stock: use_channels_last(stock.vae),
 ) -> SdxlPipeline:
     """Loads the pool's model straight into `dtype`, from safetensors only.
 
@@ -40,41 +43,16 @@ def load_sdxl(
         dtype: Of the UNet, the text encoders and (but for float16, see `SdxlPipeline`) the VAE.
         cores: The cores of a CPU, for `SdxlPipeline`.
         concurrent_decodes: See `Capabilities`.
+        tune: Changes the loaded `StableDiffusionXLPipeline` for a CPU, in place.
 
     Raises:
         ConfigurationError: No such model, an incomplete one, no way to the hub, or too little memory.
     """
     began = time.monotonic()
-    _quiet()
-    folder = local_folder(pool.model) or _download(pool)
-    variant = require(pool, folder, dtype.itemsize)
-    try:
-        with warnings.catch_warnings():
-            # Newer diffusers would rather hear `dtype`, which older ones silently ignore.
-            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
-            # add_watermarker: stock marks pictures only where an optional package happens to be installed.
-            stock: Any = StableDiffusionXLPipeline.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                local_files_only=True,
-                add_watermarker=False,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ConfigurationError(f"the model {pool.model} cannot be loaded: {_first_line(error)}") from error
-    try:
-        stock.to(device)
-    except torch.OutOfMemoryError as error:
-        raise ConfigurationError(
-            f"the model {pool.model} does not fit into the device's memory: take a larger device, "
-            "a smaller model, or a dtype of 16 bits"
-        ) from error
-    for part in (stock.unet, stock.vae, stock.text_encoder, stock.text_encoder_2):
-        part.requires_grad_(False)
-        part.eval()
+    stock, folder = load_stock(pool, dtype, lean=device.type == "cpu")
+    move(stock, device, pool)
     if device.type == "cpu":
-        use_channels_last(stock.vae)
+        tune(stock)
     log.info("loaded %s as %s on %s in %.1f s", pool.model, dtype, device, time.monotonic() - began)
     return SdxlPipeline(
         stock,
@@ -88,16 +66,76 @@ def load_sdxl(
     )
 
 
-def _quiet() -> None:
+def load_stock(pool: PoolSettings, dtype: torch.dtype, *, lean: bool = False) -> tuple[Any, Path]:
+    """Loads the pool's model straight into `dtype` in host memory, from safetensors only.
+
+    Args:
+        pool: Which model.
+        dtype: Of all its parts.
+        lean: Read the UNet, which is most of it, without a copy of its files in memory: for devices whose memory is
+            the process's own.
+
+    Returns:
+        The `StableDiffusionXLPipeline`, ready for inference, and the folder it came from.
+
+    Raises:
+        ConfigurationError: No such model, an incomplete one, no way to the hub, or too little memory.
+    """
+    quiet()
+    folder = local_folder(pool.model, pool.model_dirs) or download(pool)
+    variant = require(pool, folder, dtype.itemsize)
+    try:
+        with warnings.catch_warnings():
+            # Newer diffusers would rather hear `dtype`, which older ones silently ignore.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            # add_watermarker: stock marks pictures only where an optional package happens to be installed.
+            stock: Any = StableDiffusionXLPipeline.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                add_watermarker=False,
+                **({"unet": None} if lean else {}),
+            )
+        if lean:
+            unet = folder / "unet"
+            stock.register_modules(
+                unet=read_model(UNet2DConditionModel, unet, weight_files(unet, variant), dtype)
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigurationError(f"the model {pool.model} cannot be loaded: {first_line(error)}") from error
+    for part in (stock.unet, stock.vae, stock.text_encoder, stock.text_encoder_2):
+        part.requires_grad_(False)
+        part.eval()
+    return stock, folder
+
+
+def move(stock: Any, device: torch.device, pool: PoolSettings) -> None:
+    """Moves a model, or one of its parts, to `device`.
+
+    Raises:
+        ConfigurationError: It does not fit.
+    """
+    try:
+        stock.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"the model {pool.model} does not fit into the device's memory: take a larger device, "
+            "a smaller model, or a dtype of 16 bits"
+        ) from error
+
+
+def quiet() -> None:
     """Keeps both libraries' progress bars and advice out of logs and terminals; errors are still raised."""
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
 
 
-def _download(pool: PoolSettings) -> Path:
+def download(pool: PoolSettings) -> Path:
     """The model from the hub, or from its cache; only the files that are needed."""
-    token = pool.hub_token.get_secret_value() if pool.hub_token else None
+    token = pool.token()
     try:
         return Path(
             StableDiffusionXLPipeline.download(
@@ -109,18 +147,26 @@ def _download(pool: PoolSettings) -> Path:
             )
         )
     except (OSError, ValueError) as error:  # the hub's and the network's errors are OSErrors
-        name = type(error).__name__
-        if name == "GatedRepoError":
-            remedy = "it is gated: accept its licence on the hub and set hub_token"
-        elif name in {"RepositoryNotFoundError", "RevisionNotFoundError"}:
-            remedy = "the hub has no such model or revision (or it is private: set hub_token)"
-        else:
-            remedy = (
-                "it is not in the cache and the hub cannot be reached: "
-                f"check the network, or give a local folder ({_first_line(error)})"
-            )
-        raise ConfigurationError(f"the model {pool.model} cannot be downloaded: {remedy}") from error
+        raise not_downloadable(pool, error) from error
 
 
-def _first_line(error: BaseException) -> str:
+def not_downloadable(pool: PoolSettings, error: Exception) -> ConfigurationError:
+    """The refusal, with its remedy, for what the hub's package raised."""
+    name = type(error).__name__
+    if name == "GatedRepoError":
+        remedy = "it is gated: accept its licence on the hub and set hub_token_env"
+    elif name in {"RepositoryNotFoundError", "RevisionNotFoundError"}:
+        remedy = "the hub has no such model or revision (or it is private: set hub_token_env)"
+    elif name in {"EntryNotFoundError", "RemoteEntryNotFoundError"}:
+        remedy = f"the hub's model lacks a file ({first_line(error)})"
+    else:
+        remedy = (
+            "it is not in the cache and the hub cannot be reached: "
+            f"check the network, or give a local folder ({first_line(error)})"
+        )
+    return ConfigurationError(f"the model {pool.model} cannot be downloaded: {remedy}")
+
+
+def first_line(error: BaseException) -> str:
+    """What `error` says, short enough for a sentence of our own."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
@@ -25,9 +25,49 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+class PictureSchedule(Protocol):
+    """The noise scheduler of one picture with all its state, as the step maths drives it."""
+
+    generator: torch.Generator
+
+    def __len__(self) -> int:
+        """Steps."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the first latents."""
+        ...
+
+    @property
+    def denoised(self) -> torch.Tensor | None:
+        """What the last step took the finished latents for, where the scheduler says so; for previews."""
+        ...
+
+    def timestep(self, step: int) -> float:
+        """What the UNet is told at `step`."""
+        ...
+
+    def scaled(self, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """`latents` as the UNet wants them at `step`."""
+        ...
+
+    def advance(self, noise: torch.Tensor, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """The next latents; the scheduler and the generator move on."""
+        ...
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """What `restore` takes to undo `advance`."""
+        ...
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Goes back to `snapshot`."""
+        ...
+
+
 @dataclass(slots=True)
 class Schedule:
-    """The noise scheduler of one picture with all its state.
+    """`PictureSchedule` by diffusers' own scheduler.
 
     Attributes:
         scheduler: A diffusers scheduler of this picture alone.
@@ -42,6 +82,18 @@ class Schedule:
     generator: torch.Generator
     step_kwargs: dict[str, Any]
     denoised: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the first latents."""
+        return float(self.scheduler.init_noise_sigma)
+
+    def timestep(self, step: int) -> float:
+        """What the UNet is told at `step`."""
+        return float(self.timesteps[step])
 
     def scaled(self, latents: torch.Tensor, step: int) -> torch.Tensor:
         """`latents` as the UNet wants them at `step`."""
@@ -58,7 +110,7 @@ class Schedule:
         next_latents: torch.Tensor = result[0]
         return next_latents
 
-    def snapshot(self) -> tuple[dict[str, Any], torch.Tensor]:
+    def snapshot(self) -> tuple[Any, ...]:
         """What `restore` takes to undo `advance`. Tensors are shared: no scheduler changes them in place."""
         attributes = {
             key: copy.copy(value) if isinstance(value, list) else value
@@ -66,7 +118,7 @@ class Schedule:
         }
         return attributes, self.generator.get_state()
 
-    def restore(self, snapshot: tuple[dict[str, Any], torch.Tensor]) -> None:
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Goes back to `snapshot`."""
         vars(self.scheduler).update(snapshot[0])
         self.generator.set_state(snapshot[1])
@@ -111,12 +163,16 @@ class NoiseSchedulers:
             changes = {**changes, "clip_sample": False}
         return getattr(diffusers, class_name).from_config(self._own.config, **changes)
 
-    def schedule(self, name: str | None, num_inference_steps: int, seed: int) -> Schedule:
+    def schedule(self, name: str | None, num_inference_steps: int, seed: int) -> PictureSchedule:
         """The whole schedule of a new picture.
 
         Raises:
             UnsupportedRequest: This noise scheduler cannot make that many steps.
         """
+        return self.by_diffusers(name, num_inference_steps, seed)
+
+    def by_diffusers(self, name: str | None, num_inference_steps: int, seed: int) -> Schedule:
+        """`schedule` by diffusers' own steps."""
         scheduler = self.make(name)
         try:
             scheduler.set_timesteps(num_inference_steps, device="cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from serve_app.capabilities import Capabilities, ModelDefaults
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationFailed
-from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
+from serve_app.pipelines.device_work import DeviceWork
+from serve_app.pipelines.noise_schedulers import PictureSchedule
 from serve_app.pipelines.preview import LinearPreview
 from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
 from serve_app.pipelines.shared_cores import SharedCores
@@ -24,7 +25,7 @@ class Conditioning:
     """What the UNet is told of one picture; one row, or two while guided (negative first).
 
     Attributes:
-        tokens: (rows, sequence, channels), the UNet's dtype.
+        tokens: (rows, sequence, channels), the UNet's dtype: what `DeviceWork.text_states` makes of the embeddings.
         pooled: (rows, projection channels), the UNet's dtype.
         time_ids: (rows, 6) float32: original size, crop corner, target size in pixels, height first.
         guidance_embedding: (rows, channels) for models that learned guidance as an input, else None.
@@ -34,6 +35,10 @@ class Conditioning:
     pooled: torch.Tensor
     time_ids: torch.Tensor
     guidance_embedding: torch.Tensor | None
+
+    def positive(self) -> Conditioning:
+        """Without the negative row."""
+        return Conditioning(self.tokens[1:], self.pooled[1:], self.time_ids[1:], self.guidance_embedding)
 
 
 class SdxlPipeline:
@@ -52,6 +57,11 @@ class SdxlPipeline:
         exact_batches: Fill every step up to `max_rows` rows: a picture is then bit-equal whatever else is drawn.
         cores: The cores a CPU shares between denoising and decodes beside it.
         concurrent_decodes: See `Capabilities`.
+        capabilities: What the components are limited to, without noise schedulers; None where they take any size and
+            `max_rows`, `max_pixels` and the settings after them decide.
+        work: How the device wants to be worked with; its own object, where the defaults will not do.
+        fixed_rows: Row counts that steps are filled up to, ascending; see `Capabilities`. `exact_batches` wins.
+        guided_share: Guide only in this share of a picture's steps, from the first on. Less than 1 changes pictures.
     """
 
     def __init__(
@@ -65,14 +75,20 @@ class SdxlPipeline:
         exact_batches: bool = False,
         cores: SharedCores | None = None,
         concurrent_decodes: int = 0,
+        capabilities: Capabilities | None = None,
+        work: DeviceWork | None = None,
+        fixed_rows: tuple[int, ...] = (),
+        guided_share: float = 1.0,
     ) -> None:
         self._cores = cores
+        self._work = work or DeviceWork(device)
+        self._guided_share = guided_share
         self._unet, self._vae, self._device = stock.unet, stock.vae, device
         self._scale = int(stock.vae_scale_factor)
         self._guidance_channels: int | None = stock.unet.config.time_cond_proj_dim
         if self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
             self._vae.to(dtype=torch.float32)  # as stock does around each decode: it overflows in float16
-        self._schedulers = NoiseSchedulers(stock.scheduler)
+        self._schedulers = self._work.noise_schedulers(stock.scheduler)
         tokenizers = [one for one in (stock.tokenizer, stock.tokenizer_2) if one is not None]
         encoders = [one for one in (stock.text_encoder, stock.text_encoder_2) if one is not None]
         self._text = TextEncoder(
@@ -80,28 +96,42 @@ class SdxlPipeline:
             encoders,
             zero_for_empty=bool(stock.config.force_zeros_for_empty_prompt),
             device=device,
+            max_tokens=None if capabilities is None else capabilities.max_prompt_tokens,
         )
         self._defaults = replace(defaults, scheduler_name=self._schedulers.own_name)
         # Whole latents are enough: the UNet interpolates odd ones on its way up, as in stock.
         multiple = max(8, self._scale)
-        self._capabilities = Capabilities(
+        capabilities = capabilities or Capabilities(
             max_rows=max_rows,
             size_multiple=multiple,
             min_side=max(64, multiple),
             max_side=4096,
             max_pixels=max_pixels,
-            scheduler_names=self._schedulers.names,
             previews=True,
-            fixed_rows=(max_rows,) if exact_batches else (),
+            fixed_rows=(max_rows,) if exact_batches else fixed_rows,
             concurrent_decodes=concurrent_decodes,
         )
+        self._capabilities = replace(capabilities, scheduler_names=self._schedulers.names)
         self._preview = LinearPreview(self._unet.config.in_channels, self._scale)
+        self._joined: tuple[list[Conditioning], Conditioning] | None = None  # of the last step, and for whom
 
     def _denoising(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._cores is None else self._cores.denoising()
+        return self._work.denoising() if self._cores is None else self._cores.denoising()
 
     def _decoding(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._cores is None else self._cores.decoding()
+        return self._work.decoding() if self._cores is None else self._cores.decoding()
+
+    def compile_unet(self) -> None:
+        """Has PyTorch's compiler make the UNet anew at its first call with a shape."""
+        self._unet.compile(dynamic=False)
+
+    def limit(self, **changes: Any) -> None:
+        """Narrows the capabilities, for what was done to the model after it was loaded; before the first picture.
+
+        Args:
+            **changes: Fields of `Capabilities`.
+        """
+        self._capabilities = replace(self._capabilities, **changes)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -126,7 +156,7 @@ class SdxlPipeline:
         An empty negative prompt counts as none, for which most SDXL models want zeros.
 
         Raises:
-            UnsupportedRequest: The noise scheduler cannot make that many steps.
+            UnsupportedRequest: The noise scheduler cannot make that many steps, or a text is too long here.
         """
         with self._denoising():
             return self._prepare(request, index)
@@ -144,7 +174,7 @@ class SdxlPipeline:
         )
         size = (request.height, request.width)
         conditioning = Conditioning(
-            tokens=torch.stack([text.tokens for text in texts]),
+            tokens=self._work.text_states(torch.stack([text.tokens for text in texts])),
             pooled=torch.stack([text.pooled for text in texts]),
             time_ids=torch.tensor([[*size, 0, 0, *size]] * len(texts), dtype=torch.float32).to(self._device),
             guidance_embedding=self._guidance_embedding(request.guidance_scale),
@@ -161,8 +191,8 @@ class SdxlPipeline:
             # Rows of one call must be equally long; padding the shorter would change its picture.
             batch_key=(height, width, conditioning.tokens.shape[1]),
             rows=len(texts),
-            total_steps=len(schedule.timesteps),
-            latents=latents.to(self._device) * schedule.scheduler.init_noise_sigma,
+            total_steps=len(schedule),
+            latents=self._work.send(latents) * schedule.init_noise_sigma,
             conditioning=conditioning,
             noise_scheduler=schedule,
         )
@@ -172,43 +202,53 @@ class SdxlPipeline:
         """Gathers the rows, calls the UNet once, scatters: guidance and the scheduler's step per picture."""
         with self._denoising():
             noise = self._predict(batch)
-        self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
+            self._advance(batch, torch.split_with_sizes(noise, [state.rows for state in batch]))
 
     def _predict(self, batch: Sequence[ImageState]) -> torch.Tensor:
         """(rows, channels, height, width) float32: what the UNet says of every row of `batch`."""
-        parts = [_conditioning(state) for state in batch]
         samples, timesteps = [], []
         for state in batch:
             schedule = _schedule(state)
             sample = schedule.scaled(state.latents, state.step).to(self._unet.dtype)
             samples += [sample] * state.rows
-            timesteps += [float(schedule.timesteps[state.step])] * state.rows
-        guidance = [part.guidance_embedding for part in parts if part.guidance_embedding is not None]
+            timesteps += [schedule.timestep(state.step)] * state.rows
         rows = len(samples)
         filling = next((fixed for fixed in self._capabilities.fixed_rows if fixed >= rows), rows) - rows
-        if filling:  # with copies of the first row, whose answers are thrown away
-            samples += samples[:1] * filling
-            timesteps += timesteps[:1] * filling
-            first = parts[0]
-            parts += [
-                Conditioning(first.tokens[:1], first.pooled[:1], first.time_ids[:1], first.guidance_embedding)
-            ] * filling
-            guidance += guidance[:1] * filling
+        samples += samples[:1] * filling  # with copies of the first row, whose answers are thrown away
+        timesteps += timesteps[:1] * filling
+        told = self._join([_conditioning(state) for state in batch], filling)
         noise: torch.Tensor = self._unet(
             _cat(samples),
-            torch.tensor(timesteps, dtype=torch.float32, device=self._device),
-            encoder_hidden_states=_cat([part.tokens for part in parts]),
-            timestep_cond=_cat(guidance) if guidance else None,
-            added_cond_kwargs={
-                "text_embeds": _cat([part.pooled for part in parts]),
-                "time_ids": _cat([part.time_ids for part in parts]),
-            },
+            self._work.send(torch.tensor(timesteps, dtype=torch.float32)),
+            encoder_hidden_states=told.tokens,
+            timestep_cond=told.guidance_embedding,
+            added_cond_kwargs={"text_embeds": told.pooled, "time_ids": told.time_ids},
             return_dict=False,
         )[0]
         return noise[:rows].float()
 
-    @staticmethod
-    def _advance(batch: Sequence[ImageState], noises: Sequence[torch.Tensor]) -> None:
+    def _join(self, parts: list[Conditioning], filling: int) -> Conditioning:
+        """All rows of `parts`, and `filling` copies of the first; the same object while the batch stays the same."""
+        members = parts + parts[:1] * filling
+        if self._joined is not None and _same(self._joined[0], members):
+            return self._joined[1]
+        self._joined = None  # first: a large batch's memory may be needed for the next one
+        first = parts[0]
+        one_row = Conditioning(
+            first.tokens[:1], first.pooled[:1], first.time_ids[:1], first.guidance_embedding
+        )
+        rows = parts + [one_row] * filling
+        guidance = [part.guidance_embedding for part in rows if part.guidance_embedding is not None]
+        told = Conditioning(
+            _cat([part.tokens for part in rows]),
+            _cat([part.pooled for part in rows]),
+            _cat([part.time_ids for part in rows]),
+            _cat(guidance) if guidance else None,
+        )
+        self._joined = members, told
+        return told
+
+    def _advance(self, batch: Sequence[ImageState], noises: Sequence[torch.Tensor]) -> None:
         """All states or none."""
         snapshots = [_schedule(state).snapshot() for state in batch]
         latents = []
@@ -224,6 +264,11 @@ class SdxlPipeline:
             raise
         for state, new in zip(batch, latents, strict=True):
             state.latents = new
+            if (
+                state.rows == 2
+                and self._guided_share * state.total_steps <= state.step + 1 < state.total_steps
+            ):
+                state.rows, state.conditioning = 1, _conditioning(state).positive()
 
     @torch.inference_mode()
     def decode(self, state: ImageState) -> Pixels:
@@ -258,7 +303,7 @@ class SdxlPipeline:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """torch's own error for devices, and the CPU allocator's, which has no class of its own."""
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or self._work.is_out_of_memory(error):
             return True
         return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
@@ -278,7 +323,8 @@ class SdxlPipeline:
 def _pixels(image: torch.Tensor) -> Pixels:
     """From (height, width, 3) uint8."""
     height, width, _ = image.shape
-    return Pixels(width=width, height=height, rgb=image.cpu().numpy().tobytes())
+    # Put in order where the picture is: numpy takes longer for it than a device.
+    return Pixels(width=width, height=height, rgb=image.contiguous().cpu().numpy().tobytes())
 
 
 def _conditioning(state: ImageState) -> Conditioning:
@@ -286,9 +332,13 @@ def _conditioning(state: ImageState) -> Conditioning:
     return conditioning
 
 
-def _schedule(state: ImageState) -> Schedule:
-    schedule: Schedule = state.noise_scheduler
+def _schedule(state: ImageState) -> PictureSchedule:
+    schedule: PictureSchedule = state.noise_scheduler
     return schedule
+
+
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from serve_app.errors import UnsupportedRequest
+
 
 @dataclass(frozen=True, slots=True)
 class TextEmbedding:
@@ -40,6 +42,7 @@ class TextEncoder:
         encoders: CLIP encoders; the last one has a projection.
         zero_for_empty: An empty negative prompt is all zeros (the model's ``force_zeros_for_empty_prompt``).
         device: Where the encoders are.
+        max_tokens: Most tokens of a text without its marks, or None for any number.
         cache_bytes: Bound of the cache of encoded texts.
     """
 
@@ -50,11 +53,13 @@ class TextEncoder:
         *,
         zero_for_empty: bool,
         device: torch.device,
+        max_tokens: int | None = None,
         cache_bytes: int = 64 * 1024**2,
     ) -> None:
         self._parts = list(zip(tokenizers, encoders, strict=True))
         self._zero_for_empty = zero_for_empty
         self._device = device
+        self._max_tokens = max_tokens
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[str, TextEmbedding] = OrderedDict()
         self._cached_bytes = 0
@@ -65,14 +70,22 @@ class TextEncoder:
             for tokenizer, encoder in self._parts
         ]
 
-    def prompt(self, text: str) -> TextEmbedding:
-        """The embedding of `text`, from the cache where it was encoded before."""
+    def prompt(self, text: str, field: str = "prompt") -> TextEmbedding:
+        """The embedding of `text`, from the cache where it was encoded before.
+
+        Args:
+            text: The text.
+            field: Which field of the request it is.
+
+        Raises:
+            UnsupportedRequest: It is longer than the encoders can take here.
+        """
         with self._lock:
             known = self._cache.get(text)
             if known is not None:
                 self._cache.move_to_end(text)
                 return known
-        embedding = self._encode(text)
+        embedding = self._encode(text, field)
         with self._lock:
             if embedding.nbytes <= self._cache_bytes and text not in self._cache:
                 self._cache[text] = embedding
@@ -86,13 +99,16 @@ class TextEncoder:
         """(negative, prompt), with equally many tokens.
 
         The shorter one is filled up with chunks of the empty text, as A1111 does.
+
+        Raises:
+            UnsupportedRequest: One of them is longer than the encoders can take here.
         """
         positive = self.prompt(prompt)
         if not negative_prompt and self._zero_for_empty:
             return TextEmbedding(
                 torch.zeros_like(positive.tokens), torch.zeros_like(positive.pooled)
             ), positive
-        negative = self.prompt(negative_prompt)
+        negative = self.prompt(negative_prompt, "negative_prompt")
         length = max(len(positive.tokens), len(negative.tokens))
         return self._filled(negative, length), self._filled(positive, length)
 
@@ -105,8 +121,14 @@ class TextEncoder:
             torch.cat([embedding.tokens, empty.repeat(missing // len(empty), 1)]), embedding.pooled
         )
 
-    def _encode(self, text: str) -> TextEmbedding:
+    def _encode(self, text: str, field: str) -> TextEmbedding:
         ids = [tokenizer(text, add_special_tokens=False).input_ids for tokenizer, _ in self._parts]
+        tokens_in_text = max(len(part) for part in ids)
+        if self._max_tokens is not None and tokens_in_text > self._max_tokens:
+            raise UnsupportedRequest(
+                field,
+                f"{tokens_in_text} tokens are too many for this pool; allowed: at most {self._max_tokens}",
+            )
         # Both encoders get equally many chunks, or their embeddings could not lie side by side.
         chunks = max(
             max(1, -(-len(part) // (window - 2))) for part, window in zip(ids, self._windows, strict=True)

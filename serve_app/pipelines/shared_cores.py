@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from serve_app.cpu_topology import running_on
+
 
 class SharedCores:
     """Gives the denoising thread and each decode beside it an equal part of the cores.
@@ -21,10 +23,13 @@ class SharedCores:
     Args:
         cores: Threads in all.
         fixed: Every call gets all of them, so that sums are always split alike (pictures are then bit-equal).
+        cpus: Logical CPUs that the computing threads run on, one for each core; None for any. OpenMP's threads are
+            started by the first call of a thread, and stay where it ran.
     """
 
-    def __init__(self, cores: int, *, fixed: bool = False) -> None:
+    def __init__(self, cores: int, *, fixed: bool = False, cpus: frozenset[int] | None = None) -> None:
         self.cores = cores
+        self.cpus = cpus
         self._fixed = fixed
         self._denoiser: int | None = None  # its thread
         self._beside = 0
@@ -37,21 +42,24 @@ class SharedCores:
             self._denoiser = threading.get_ident()
             threads = self._share()
         _use(threads)
-        yield
+        with running_on(self.cpus):
+            yield
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
         """Around a decode, on the thread that denoises or on another beside it."""
         if self._denoiser in (None, threading.get_ident()):
             _use(self._share())
-            yield
+            with running_on(self.cpus):
+                yield
             return
         with self._lock:
             self._beside += 1
             threads = self._share()
         try:
             _use(threads)
-            yield
+            with running_on(self.cpus):
+                yield
         finally:
             with self._lock:
                 self._beside -= 1

@@ -1,13 +1,20 @@
-"""A real Chromium, driven by Playwright, that may talk to this machine only."""
+"""A real Chromium, driven by Playwright, that may talk to this machine only; and the web page beside the service."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.running_service import RunningService, free_port
+from tests.serve.processes import Running, running
 
 # Without these Chromium itself calls its maker's hosts at every start.
 _QUIET = [
@@ -19,6 +26,10 @@ _QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Bounds, not measurements: a machine that does other things too is slow.
+expect.set_options(timeout=30_000)
+SCREENSHOTS = Path(__file__).parents[2] / "out" / "screenshots"
+"""Where tests leave pictures of what they saw, for people to look at."""
 
 
 @pytest.fixture(scope="session")
@@ -32,16 +43,62 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def page(chromium: str, tmp_path: Path) -> Iterator[Page]:
-    """A page whose requests to any other host fail the test."""
-    strangers: list[str] = []
+def browser(chromium: str) -> Iterator[Browser]:
+    """A running Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_QUIET)
         try:
-            page = browser.new_page(viewport={"width": 1100, "height": 800})
-            page.on("request", lambda request: strangers.append(request.url))
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@pytest.fixture
+def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browser contexts (profiles of their own) whose requests to any other host fail the test."""
+    strangers: list[str] = []
+
+    def make(**options: object) -> BrowserContext:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})  # type: ignore[arg-type]
+        context.on("request", lambda request: strangers.append(request.url))
+        return context
+
+    yield make
     outside = [url for url in strangers if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
     assert outside == []
+
+
+@pytest.fixture
+def page(new_context: Callable[..., BrowserContext]) -> Page:
+    """A page in a profile of its own."""
+    return new_context(viewport={"width": 1100, "height": 800}).new_page()
+
+
+@contextmanager
+def web_page(service_url: str, folder: Path, port: int | None = None) -> Iterator[tuple[str, Running]]:
+    """The web page's own process, drawing at `service_url`. Gives its address and the process."""
+    pytest.importorskip("gradio")
+    listens = port or free_port()
+    url = f"http://127.0.0.1:{listens}"
+    command = [sys.executable, "-m", "gradio_ui"]
+    with running(
+        command, folder, SERVICE_NAME=service_url, UI_PORT=str(listens), UI_ENDS_WITH_PARENT="1"
+    ) as process:
+        deadline = time.monotonic() + 180.0
+        while True:
+            assert process.process.poll() is None, process.log.read_text()
+            assert time.monotonic() < deadline, process.log.read_text()
+            try:
+                httpx.get(url, timeout=10.0, trust_env=False).raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield url, process
+
+
+@pytest.fixture(scope="session")
+def studio(chromium: str, service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the web page that draws at the session's service."""
+    with ExitStack() as stack:
+        url, _ = stack.enter_context(web_page(service.url, tmp_path_factory.mktemp("studio")))
+        yield url

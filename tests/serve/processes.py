@@ -82,6 +82,7 @@ def running(command: Sequence[str], folder: Path, **environment: str) -> Iterato
         process = subprocess.Popen(
             list(command),
             cwd=folder,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.local_page import page_is_installed
 from tests.running_service import free_port
 from tests.serve.processes import running
 
@@ -35,13 +36,21 @@ def _imagine(*arguments: str, folder: Path, **environment: str) -> subprocess.Co
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_says_how_to_use_it_and_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     port = free_port()
-    command = [IMAGINE, "serve", "--port", str(port), "--no-dashboard", "--json"]
+    page_port = free_port()
+    command = [IMAGINE, "serve", "--port", str(port), "--no-dashboard", "--json", "--ui-port", str(page_port)]
     with running(command, tmp_path, ACCELERATOR="fake", MODEL="small-sdxl") as service:
         output = service.wait_for_text('"ready_s"', 120.0)
         facts = json.loads(output[output.index("{") : output.rindex("}") + 1])
         assert facts["url"] == f"http://127.0.0.1:{port}"
         assert facts["docs"] == f"{facts['url']}/docs"
         assert Path(facts["pictures"]) == tmp_path / "pictures"
+        if page_is_installed():
+            assert facts["page"] == f"http://127.0.0.1:{page_port}"
+            assert "studio.js" in httpx.get(facts["page"], timeout=20.0, trust_env=False).text
+            health = httpx.get(f"{facts['page']}/studio/health", timeout=20.0, trust_env=False).json()
+            assert health == {"ready": True, "words": "Ready: small-sdxl on fake"}
+        else:
+            assert facts["page"] is None
         answer = httpx.post(f"{facts['url']}/api/text2image", json={"prompt": "x"}, trust_env=False).json()
         assert (tmp_path / "pictures" / answer["id"] / "0_0.png").is_file()
         assert len(service.family()) > 4
@@ -56,6 +65,7 @@ def test_serve_says_how_to_use_it_and_leaves_nothing_behind(tmp_path: Path, numb
     [
         (["--model", "/no/such/folder"], "there is no model folder"),
         (["--accelerator", "abacus"], "'abacus' is not known; set it to one of"),
+        (["--accelerator", "neuron"], "no device for accelerator neuron"),
         (["--host", "192.0.2.1"], "192.0.2.1"),
         (["--dtype", "float7"], "dtype"),
         (["--config", "missing.yaml"], "cannot read missing.yaml"),
@@ -81,9 +91,20 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
     assert f"port {port} on 127.0.0.1 is taken; choose another with PORT=" in done.stderr
 
 
+@pytest.mark.skipif(not page_is_installed(), reason="the web page is not installed")
+def test_a_taken_port_of_the_page_is_refused_when_it_was_asked_for(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = str(listener.getsockname()[1])
+        done = _imagine("serve", "--port", str(free_port()), folder=tmp_path, UI_PORT=taken)
+    assert done.returncode == 1
+    assert f"port {taken} on 127.0.0.1 is taken; choose another with UI_PORT=" in done.stderr
+
+
 def test_help_lists_every_setting_by_flag_and_environment(tmp_path: Path) -> None:
     text = _imagine("serve", "--help", folder=tmp_path, COLUMNS="200").stdout
-    for name in ("host", "port", "model", "accelerator", "revision", "dtype", "replicas", "pictures"):
+    for name in ("host", "port", "model", "accelerator", "revision", "dtype", "replicas", "pictures", "ui"):
         assert f"--{name}" in text
         assert f"IMAGINE_{name.upper()}" in text
 

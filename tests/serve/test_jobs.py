@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.running_service import RunningService, free_port
@@ -58,6 +59,14 @@ def _until(job: dict[str, Any], reached: Callable[[dict[str, Any]], bool], withi
 
 def _ended(job: dict[str, Any], within_s: float = 60.0) -> dict[str, Any]:
     return _until(job, lambda body: body["state"] in ENDED, within_s)
+
+
+def _whole_again(service: RunningService, deployment: str, replicas: list[psutil.Process]) -> None:
+    """Waits until others run in the place of the dead."""
+    deadline = time.monotonic() + 60.0
+    while len(service.replicas(deployment)) < len(replicas):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _picture(url: str) -> bytes:
@@ -169,8 +178,9 @@ def test_a_job_outlives_the_replica_that_is_killed(service: RunningService, depl
         # Orders are answered as soon as a new replica keeps the jobs.
         assert _ended(_submit(service.url, pool="slow", num_inference_steps=1))["state"] == "finished"
     if deployment == "Ingress":
-        # The proxy may send one more request to the replica that is gone.
-        time.sleep(2.0)
+        _whole_again(
+            service, deployment, replicas
+        )  # until then the proxy may choose the replica that is gone
     end = _ended(job)
     assert end["state"] == "finished", end
     assert _picture(end["result"]["images"][0]["url"]) == expected
@@ -180,10 +190,7 @@ def test_a_job_outlives_the_replica_that_is_killed(service: RunningService, depl
     assert numbers == sorted(set(numbers))
     if deployment != "Jobs":  # whoever keeps the jobs anew begins with the state as it is then
         assert numbers == list(range(1, len(numbers) + 1))
-    deadline = time.monotonic() + 60.0
-    while len(service.replicas(deployment)) < len(replicas):  # the next test finds the service whole
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    _whole_again(service, deployment, replicas)  # the next test finds the service whole
 
 
 def test_the_lines_of_the_readme(service: RunningService, tmp_path: Path) -> None:
@@ -210,7 +217,17 @@ def test_accepted_jobs_outlive_the_whole_service(tmp_path: Path) -> None:
     )
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [IMAGINE, "serve", "--config", str(config), "--port", str(port), "--no-dashboard", "--json"]
+    command = [
+        IMAGINE,
+        "serve",
+        "--config",
+        str(config),
+        "--port",
+        str(port),
+        "--no-dashboard",
+        "--no-ui",
+        "--json",
+    ]
     orders = [{"num_inference_steps": 2, "seed": 0}] + [
         {"num_inference_steps": 150, "seed": seed, "num_images": 1 + seed % 2} for seed in range(1, 7)
     ]

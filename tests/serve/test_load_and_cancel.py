@@ -117,6 +117,25 @@ async def test_a_replica_killed_while_drawing_costs_no_request(service: RunningS
         assert {answer.content for answer in answers} == {expected.content}
 
 
+async def test_what_was_drawn_for_a_dead_ingress_is_stopped(service: RunningService) -> None:
+    async with httpx.AsyncClient(base_url=service.url, timeout=120.0, trust_env=False) as client:
+        query: dict[str, str | int] = {"prompt": "slow", "num_inference_steps": 150, "pool": "slow"}
+        draws = [asyncio.create_task(client.get("/imagine", params=query)) for _ in range(16)]
+        await _until_images(service, 16)
+        before = await asyncio.to_thread(service.stats, "slow")
+        for process in service.replicas("Ingress"):
+            os.kill(process.pid, signal.SIGKILL)
+        await asyncio.gather(*draws, return_exceptions=True)
+        await _until_images(service, 0)
+        after = await asyncio.to_thread(service.stats, "slow")
+        # All sixteen take longer than it takes to find out; of the first eight some may have been finished.
+        assert after.images_cancelled - before.images_cancelled >= 8
+        deadline = time.monotonic() + 60.0
+        while len(service.replicas("Ingress")) < 2 or (await client.get("/health")).status_code != 200:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
 def test_every_ingress_replica_serves_every_picture(service: RunningService) -> None:
     answer = httpx.post(
         f"{service.url}/api/text2image", json={"prompt": "a red circle"}, trust_env=False

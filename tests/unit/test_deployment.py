@@ -12,15 +12,17 @@ import pytest
 from PIL import Image
 
 from serve_app import deployment, warmup
+from serve_app.callers import Callers
 from serve_app.deployment import Replica
 from serve_app.engine import fake
-from serve_app.errors import ConfigurationError, GenerationFailed
+from serve_app.errors import ConfigurationError, GenerationCancelled, GenerationFailed
 from serve_app.request import (
     GenerationRequest,
     GenerationResult,
     ImageFormat,
     OutputOptions,
     Pixels,
+    ReplicaLoad,
     StepProgress,
 )
 from serve_app.settings import PoolSettings
@@ -43,9 +45,10 @@ def _request(**changes: object) -> GenerationRequest:
 
 async def _result(replica: Replica, request: GenerationRequest) -> GenerationResult:
     events = [event async for event in replica.generate(request)]
-    assert len(events) == 1
-    assert isinstance(events[0], GenerationResult)
-    return events[0]
+    accepted, result = events
+    assert isinstance(accepted, ReplicaLoad)
+    assert isinstance(result, GenerationResult)
+    return result
 
 
 async def test_pictures_come_in_order_with_their_own_seeds_and_parameters(replica: Replica) -> None:
@@ -96,6 +99,59 @@ async def test_one_failed_picture_fails_its_request_and_no_other(replica: Replic
     )
     assert isinstance(good, GenerationResult)
     assert isinstance(bad, GenerationFailed)
+
+
+async def test_acceptance_tells_what_is_to_be_done(replica: Replica) -> None:
+    async with aclosing(replica.generate(_request(num_images=3, num_inference_steps=150))) as events:
+        load = await anext(events)
+        assert isinstance(load, ReplicaLoad)
+        assert load.queued_images + load.running_images == 3
+
+
+async def test_a_drawing_stops_when_its_caller_has_died() -> None:
+    living = {"ingress-1", "ingress-2"}
+    replica = Replica(POOL, "fake", callers=Callers(lambda: living, look_every_s=0.02, part_every_s=0.3))
+    try:
+        many_steps = _request(num_inference_steps=150)
+        orphan, other = (
+            asyncio.create_task(_drained(replica, many_steps, caller=caller))
+            for caller in ("ingress-1", "ingress-2")
+        )
+        await asyncio.sleep(0.2)
+        assert not orphan.done()
+        living.discard("ingress-1")
+        await asyncio.sleep(0.15)
+        stats = await replica.stats()
+        assert (stats.running_images, stats.images_cancelled) == (
+            1,
+            1,
+        )  # the device is free before the call ends
+        assert not orphan.done()
+        with pytest.raises(GenerationCancelled, match="has died"):
+            await asyncio.wait_for(orphan, 2.0)
+        assert not other.done()
+        assert isinstance(await other, GenerationResult)
+    finally:
+        replica.close()
+
+
+async def _drained(replica: Replica, request: GenerationRequest, *, caller: str) -> object:
+    return [event async for event in replica.generate(request, caller=caller)][-1]
+
+
+def test_sizes_of_the_pool_limit_the_model() -> None:
+    pool = POOL.model_copy(update={"sizes": [(512, 512), (64, 128)]})
+    replica = Replica(pool, "fake")
+    try:
+        facts = asyncio.run(replica.facts())
+        assert facts.capabilities.fixed_sizes == ((512, 512), (64, 128))
+        assert (facts.defaults.width, facts.defaults.height) == (512, 512)  # 64x64 is none of them
+        assert facts.step_s is not None
+        assert 0.05 < facts.step_s < 1.0  # 0.02 s for a quarter of a megapixel
+    finally:
+        replica.close()
+    with pytest.raises(ConfigurationError, match="sizes: 4096"):
+        Replica(POOL.model_copy(update={"sizes": [(4096, 64)]}), "fake")
 
 
 def test_health_fails_once_a_step_has_hung(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

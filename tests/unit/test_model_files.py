@@ -81,3 +81,12 @@ def test_only_fp16_files(copy: Path) -> None:
         file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
     assert model_files.choose_variant(copy, None) == "fp16"
     load(copy)
+
+
+def test_a_hub_id_is_taken_from_the_first_model_dir_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "image" / "org" / "sdxl").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    dirs = [str(tmp_path / "empty"), str(tmp_path / "not-mounted"), str(tmp_path / "image")]
+    assert model_files.local_folder("org/sdxl", dirs) == tmp_path / "image" / "org" / "sdxl"
+    assert model_files.local_folder("org/other", dirs) is None
+    assert model_files.local_folder("org/sdxl") is None

@@ -6,12 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
-from serve_app.settings import JobsSettings, PoolSettings, Settings, StoreSettings, read_settings_file
+from serve_app.settings import (
+    CpuSettings,
+    CudaSettings,
+    JobsSettings,
+    PoolSettings,
+    Settings,
+    StoreSettings,
+    read_settings_file,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+POOLS = DOCUMENT.with_name("pools.md")
 
 
 @pytest.mark.parametrize(
@@ -19,6 +29,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
     [
         (Settings, "Application"),
         (PoolSettings, "A pool"),
+        (CudaSettings, "The accelerator cuda"),
+        (CpuSettings, "The accelerator cpu"),
         (StoreSettings, "The store"),
         (JobsSettings, "Jobs"),
     ],
@@ -49,6 +61,39 @@ def test_unknown_settings_and_doubled_names_are_refused() -> None:
         Settings.model_validate({"pools": [{"name": "a"}, {"name": "a"}]})
     with pytest.raises(ValidationError, match="max_replicas=1 is less"):
         PoolSettings(min_replicas=2)
+
+
+def test_the_example_of_the_pools_document_is_valid() -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", POOLS.read_text(), flags=re.M | re.S)
+    settings = Settings.model_validate(yaml.safe_load(example))
+    assert [pool.name for pool in settings.pools] == ["g8i", "inf2", "gpu"]
+    assert settings.pools[1].sizes == [(1024, 1024)]
+
+
+def test_a_hub_token_comes_from_the_settings_or_a_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PoolSettings().token() is None
+    assert PoolSettings.model_validate({"hub_token": "given"}).token() == "given"
+    pool = PoolSettings(name="gpu", hub_token_env="GPU_HUB_TOKEN")
+    with pytest.raises(ConfigurationError, match="GPU_HUB_TOKEN"):
+        pool.token()
+    monkeypatch.setenv("GPU_HUB_TOKEN", "secret")
+    assert pool.token() == "secret"
+
+
+def test_a_default_size_is_one_of_the_sizes() -> None:
+    with pytest.raises(ValidationError, match="is none of sizes"):
+        PoolSettings(sizes=[(512, 512)], default_size=(1024, 1024))
+
+
+def test_settings_of_another_accelerator_are_refused_and_not_ignored() -> None:
+    with pytest.raises(ValidationError, match=r"cuda\.max_graphs has no effect on accelerator cpu"):
+        PoolSettings.model_validate({"accelerator": "cpu", "cuda": {"max_graphs": 3}})
+    assert PoolSettings.model_validate({"accelerator": "cpu", "cuda": {}})  # nothing was set
+    of_any = PoolSettings.model_validate({"cuda": {"fp8": True}})  # known when the accelerator is
+    assert "cuda.fp8" in str(of_any.set_for_others("cpu"))
+    assert of_any.set_for_others("cuda") is None
+    with pytest.raises(ValidationError, match="neither compile nor fp8"):
+        PoolSettings.model_validate({"cuda": {"compile": "whole", "cpu_offload": "all"}})
 
 
 def test_a_settings_file_may_be_a_whole_serve_config(tmp_path: Path) -> None:

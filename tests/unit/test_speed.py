@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.request import GenerationRequest, RequestDraft
-from serve_app.speed import SpeedEstimate, work_units
+from serve_app.request import GenerationRequest, ReplicaLoad, RequestDraft
+from serve_app.speed import SpeedEstimate, StartEstimate, work_units
 
 
 def _request(steps: int = 4, guidance_scale: float = 0.0) -> GenerationRequest:
@@ -34,3 +34,82 @@ def test_work_in_flight_pushes_the_prediction_back_until_it_ends() -> None:
     assert speed.predicted_s(_request()) == pytest.approx(4.0)
     speed.ended(_request(), seconds=None)
     assert speed.predicted_s(_request()) == pytest.approx(2.0)
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_cost_counts_the_device_alone_and_not_the_waiting() -> None:
+    speed = SpeedEstimate()
+    speed.started(_request())
+    speed.ended(_request(), seconds=2.0, device_s=0.5)
+    speed.started(_request())
+    assert speed.predicted_s(_request()) == pytest.approx(4.0)
+    assert speed.predicted_device_s(_request()) == pytest.approx(0.5)
+
+
+def test_what_is_expected_counts_until_something_was_measured() -> None:
+    speed = SpeedEstimate(expected_step_s=3.0)
+    units = work_units(_request())
+    assert speed.predicted_s(_request()) == pytest.approx(3.0 * units)
+    speed.expect(2.0)
+    assert speed.predicted_device_s(_request()) == pytest.approx(2.0 * units)
+    speed.started(_request())
+    speed.ended(_request(), seconds=units, device_s=units)
+    speed.expect(100.0)
+    assert speed.predicted_s(_request()) == pytest.approx(units)
+
+
+def test_the_work_of_others_counts_while_what_a_replica_told_is_fresh() -> None:
+    clock = Clock()
+    speed = SpeedEstimate(1.0, clock)
+    alone_s = speed.predicted_s(_request())
+    speed.told(ReplicaLoad("a", queued_images=3, running_images=1, predicted_wait_s=20.0))
+    speed.told(ReplicaLoad("b", queued_images=0, running_images=1, predicted_wait_s=10.0))
+    assert speed.predicted_s(_request()) == pytest.approx(15.0 + alone_s)
+    clock.now = 5.0
+    assert speed.predicted_s(_request()) == pytest.approx(10.0 + alone_s)
+    speed.told(ReplicaLoad("a", queued_images=0, running_images=0, predicted_wait_s=0.0))
+    assert speed.predicted_s(_request()) == pytest.approx(2.5 + alone_s)
+    assert len(speed.loads()) == 2
+    clock.now = 31.0
+    assert [load.replica for load in speed.loads()] == ["a"]
+
+
+def test_a_start_is_learned_from_the_ones_before() -> None:
+    clock = Clock()
+    start = StartEstimate(100.0, clock)
+    assert start.remaining_s() == 100.0
+    start.began()
+    clock.now = 30.0
+    start.began()  # it goes on
+    assert start.remaining_s() == pytest.approx(70.0)
+    clock.now = 40.0
+    start.ended(measured=True)
+    assert start.remaining_s() == start.expected_s == pytest.approx(40.0)
+    start.began()
+    clock.now = 100.0
+    start.ended(measured=True)
+    assert start.expected_s == pytest.approx(50.0)  # halfway from 40 to 60
+    start.began()
+    clock.now = 101.0
+    start.ended(measured=False)  # a replica that only seemed to be gone
+    assert start.expected_s == pytest.approx(50.0)
+    assert not start.under_way
+
+
+def test_a_start_that_is_late_is_trusted_less_and_less() -> None:
+    clock = Clock()
+    start = StartEstimate(100.0, clock)
+    start.began()
+    clock.now = 101.0
+    assert start.remaining_s() == pytest.approx(2.0)
+    clock.now = 400.0
+    assert start.remaining_s() == pytest.approx(301.0)

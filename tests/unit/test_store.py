@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from serve_app.batch import BatchOutput
 from serve_app.errors import ConfigurationError, NotFound, StoreUnavailable
 from serve_app.request import ImageFormat
 from serve_app.settings import StoreSettings
@@ -293,3 +296,33 @@ def test_settings_that_cannot_work(url: str, options: dict[str, str]) -> None:
 def test_file_urls(tmp_path: Path) -> None:
     PictureStore(StoreSettings(url=f"file://{tmp_path}/a%20b"))
     assert (tmp_path / "a b").is_dir()
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A folder as a fresh volume is: with one inside that only root may enter, and this process not being root."""
+    folder = Path(tempfile.mkdtemp(prefix="volume-", dir="/tmp"))
+    closed = folder / "lost+found"
+    closed.mkdir()
+    closed.chmod(0o000)
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        closed.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+async def test_a_folder_that_is_closed_to_us_is_none_of_ours(volume: Path) -> None:
+    store = PictureStore(StoreSettings(url=str(volume)))
+    await store.put(ID, "0_0.png", b"one")
+    assert [picture.path for picture in await store.list()] == [f"{ID}/0_0.png"]
+    assert await store.sweep() == 0
+    output = BatchOutput(str(volume))
+    await output.put_picture("a.png", b"1", "image/png")
+    assert await output.load() == {}

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
-from serve_app.api.a1111.shape import AUTOMATIC, ERRORS, A1111Error, find_model, models, sha256, title
+from serve_app.api.a1111.shape import (
+    AUTOMATIC,
+    BLANK,
+    ERRORS,
+    A1111Error,
+    find_model,
+    models,
+    sha256,
+    title,
+)
 from serve_app.api.caller import caller_of
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.errors import error_responses
@@ -36,13 +45,13 @@ class Options(BaseModel):
 
 
 class ChangedOptions(BaseModel):
-    """Clients send one setting or all; only the model matters here."""
+    """Clients send one setting or all; only the model matters here. An empty one leaves it as it is."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"sd_model_checkpoint": "small-sdxl"}]}, extra="ignore"
     )
 
-    sd_model_checkpoint: ShortName | None = None
+    sd_model_checkpoint: Annotated[ShortName | None, BLANK] = None
 
 
 class ModelItem(BaseModel):

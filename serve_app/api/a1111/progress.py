@@ -152,7 +152,7 @@ async def task_progress(
         finished = await service.live.was_finished(caller_of(request, service.settings), body.id_task)
         return TaskProgress(active=False, queued=False, completed=finished)
     drawing = drawings[0]
-    waiting = drawing.progress.queue_position is not None
+    waiting = drawing.progress.queue_position is not None or drawing.progress.starting
     preview = drawing.progress.preview if body.live_preview is not False else None
     # Previews are numbered by the steps behind them; the client says which one it has.
     number = drawing.progress.steps_done
@@ -198,5 +198,7 @@ def _seconds_to_go(drawings: Sequence[LiveDrawing]) -> float:
 
 
 def _waiting(drawing: LiveDrawing) -> str | None:
+    if drawing.progress.starting:
+        return "Waiting: an accelerator is being started"
     position = drawing.progress.queue_position
     return None if position is None else f"Waiting: {position} pictures ahead"

@@ -29,6 +29,7 @@ class _Round:
     step: int = 0
     queue_position: int | None = None
     preview: bytes | None = None
+    starting: bool = False
 
 
 class LiveRounds:
@@ -95,6 +96,7 @@ class LiveRounds:
                     return event
                 one = self._rounds[number]
                 one.steps, one.queue_position = event.num_inference_steps, event.queue_position
+                one.starting = event.starting_pool is not None
                 one.step = max(one.step, event.step)
                 one.preview = event.preview or one.preview
         raise AssertionError("stream() ends with a result or an error")
@@ -123,6 +125,7 @@ class LiveRounds:
             step=current.step,
             queue_position=current.queue_position,
             preview=current.preview,
+            starting=current.starting,
         )
 
 

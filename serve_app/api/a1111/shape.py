@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from serve_app.api.errors import Problem, WireErrors
 from serve_app.errors import UnknownModel, UnsupportedRequest
@@ -16,6 +16,14 @@ from serve_app.settings import Settings
 
 AUTOMATIC = "automatic"
 _DIGITS = 10  # of a short hash
+
+
+def _empty_is_absent(value: object) -> object:
+    return None if value == "" else value
+
+
+BLANK = BeforeValidator(_empty_is_absent)
+"""For fields that clients send empty where they mean none."""
 
 
 class A1111Error(BaseModel):

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from serve_app import __version__, metadata
 from serve_app.api.a1111.infotext import ParsedInfotext, parse_infotext
 from serve_app.api.a1111.rounds import LiveRounds, live_drawing
-from serve_app.api.a1111.shape import ERRORS, A1111Error, find_model, models, scheduler_name, title
+from serve_app.api.a1111.shape import BLANK, ERRORS, A1111Error, find_model, models, scheduler_name, title
 from serve_app.api.caller import caller_of
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.drawing import drawing_headers
@@ -39,17 +39,10 @@ PREVIEWS_PER_PICTURE = 5
 """A1111 shows a preview every so many steps; here there are at most this many, whatever the number of steps."""
 
 
-def _empty_is_absent(value: object) -> object:
-    return None if value == "" else value
-
-
-_Blank = BeforeValidator(_empty_is_absent)
-
-
 class OverrideSettings(BaseModel):
     """Of A1111's settings, the one that decides what is drawn. Others are ignored."""
 
-    sd_model_checkpoint: Annotated[ShortName | None, _Blank] = None
+    sd_model_checkpoint: Annotated[ShortName | None, BLANK] = None
 
 
 class Txt2ImgRequest(Disconnectable):
@@ -87,13 +80,13 @@ class Txt2ImgRequest(Disconnectable):
     height: PixelSide | None = Field(default=None, description="Pixels; the model's own when absent.")
     n_iter: NumImages | None = Field(default=None, description="Rounds, 1 when absent.")
     batch_size: NumImages | None = Field(default=None, description="Pictures of each round, 1 when absent.")
-    sampler_name: Annotated[ShortName | None, _Blank] = Field(
+    sampler_name: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="One of /sdapi/v1/samplers; the model's own when absent."
     )
-    sampler_index: Annotated[ShortName | None, _Blank] = Field(
+    sampler_index: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="An older name of sampler_name, which wins."
     )
-    scheduler: Annotated[ShortName | None, _Blank] = Field(
+    scheduler: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="One of /sdapi/v1/schedulers."
     )
     override_settings: OverrideSettings | None = Field(
@@ -101,14 +94,14 @@ class Txt2ImgRequest(Disconnectable):
     )
     send_images: bool | None = Field(default=None, description="Whether the answer carries the pictures.")
     save_images: bool | None = Field(default=None, description="Ignored: pictures are not kept.")
-    force_task_id: Annotated[ShortName | None, _Blank] = Field(
+    force_task_id: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="The client's own id of this request, for /internal/progress."
     )
     infotext: PromptText | None = Field(
         default=None, description="Parameters as in a picture's file; fields that are sent win over it."
     )
     enable_hr: bool | None = Field(default=None, description="Must not be true: there is no upscaler.")
-    script_name: Annotated[ShortName | None, _Blank] = Field(
+    script_name: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="Must be absent: there are no scripts."
     )
 

@@ -35,11 +35,18 @@ async def test_headers_tell_how_it_was_drawn(client: httpx.AsyncClient) -> None:
     headers = response.headers
     assert 0 <= int(headers["x-seed"]) < 2**32
     assert (headers["x-pool"], headers["x-model"]) == ("default", "small-sdxl")
+    assert headers["x-accelerator"] == "fake"
     uuid.UUID(headers["x-request-id"])
     stages = [stage.split(";dur=")[0] for stage in headers["server-timing"].split(", ")]
     assert stages == ["queue", "prepare", "denoise", "decode", "encode"]
     assert headers["content-disposition"] == f'inline; filename="imagine-{headers["x-seed"]}.png"'
     assert headers["cache-control"] == "no-store"
+
+
+async def test_a_wait_for_a_start_is_told(client: httpx.AsyncClient, service: FakeImageService) -> None:
+    service.held_s = 0.05
+    timing = (await client.get(DOCUMENTED)).headers["server-timing"]
+    assert timing.startswith("start;dur=50.0, queue;dur=")
 
 
 async def test_every_option_reaches_the_service(client: httpx.AsyncClient, service: FakeImageService) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from serve_app import errors
-from serve_app.api.openai_stream import preview_every
+from serve_app.api.openai.stream import preview_every
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import Settings
 from tests.unit.api.conftest import ClientFor
@@ -21,7 +21,7 @@ ROUTE = "/v1/images/generations"
 SMALL = {"prompt": "a red star", "size": "64x64"}
 
 
-async def test_the_body_of_open_webui(client: httpx.AsyncClient, service: FakeImageService) -> None:
+async def test_pictures_in_base64(client: httpx.AsyncClient, service: FakeImageService) -> None:
     body = {
         "model": "small-sdxl",
         "prompt": "a red star",
@@ -38,7 +38,6 @@ async def test_the_body_of_open_webui(client: httpx.AsyncClient, service: FakeIm
         service.drafts[0].seed + 1,
     ]
     for picture in answer["data"]:
-        # Open WebUI takes a truthy url before the picture itself.
         assert "url" not in picture
         file = base64.b64decode(picture["b64_json"], validate=True)
         assert Image.open(io.BytesIO(file)).size == (128, 64)
@@ -223,7 +222,7 @@ async def test_a_failure_on_the_way_is_an_event(client: httpx.AsyncClient, servi
 async def test_silence_is_broken_by_comments(
     client: httpx.AsyncClient, service: FakeImageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.api.openai_stream.KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr("serve_app.api.openai.stream.KEEP_ALIVE_S", 0.02)
     service.delay_s = 0.05
     response = await client.post(ROUTE, json={**SMALL, "stream": True})
     assert ": still drawing\n\n" in response.text

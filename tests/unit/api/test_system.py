@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from serve_app.fake_service import FakeImageService
+from serve_app.pool_status import PoolState
 
 _LISTS = (
     "sd-vae sd-modules upscalers latent-upscale-modes loras hypernetworks face-restorers realesrgan-models"
@@ -29,24 +30,45 @@ async def test_health_is_ready_exactly_while_it_can_draw(
 
 
 async def test_readiness_by_pool(client: httpx.AsyncClient, service: FakeImageService) -> None:
-    pool = {"name": "default", "accelerator": "fake", "model": "small-sdxl", "ready": True}
+    pool: dict[str, object] = {"name": "default", "accelerator": "fake", "model": "small-sdxl"}
+    pool |= {"ready": True, "state": "ready"}
     response = await client.get("/ready")
     assert (response.status_code, response.json()) == (200, {"ready": True, "pools": [pool]})
     service.is_ready = False
     response = await client.get("/ready")
     assert response.status_code == 503
+    assert response.json()["pools"][0] == pool | {"ready": False, "state": "starting"}
+
+
+async def test_a_service_that_sleeps_is_healthy_and_one_that_failed_is_not(
+    client: httpx.AsyncClient, service: FakeImageService
+) -> None:
+    service.state = PoolState.ASLEEP
+    response = await client.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "asleep"})
+    response = await client.get("/ready")
+    assert response.status_code == 200
     assert response.json()["pools"][0]["ready"] is False
-
-
-async def test_pools_tell_their_limits(client: httpx.AsyncClient) -> None:
+    service.state = PoolState.FAILED
+    response = await client.get("/health")
+    assert (response.status_code, response.json()) == (503, {"status": "failed"})
     (pool,) = (await client.get("/api/pools")).json()
+    assert (pool["state"], pool["last_error"]) == ("failed", "it did not start")
+
+
+async def test_pools_tell_their_limits_and_what_they_do(client: httpx.AsyncClient) -> None:
+    (pool,) = (await client.get("/api/pools")).json()
+    assert (pool["state"], pool["replicas_running"], pool["start_s"]) == ("ready", 1, None)
+    assert "facts" not in pool
     assert pool["defaults"]["num_inference_steps"] == 4
     assert "euler" in pool["capabilities"]["scheduler_names"]
 
 
 async def test_drawing_without_a_pool_is_a_503(client: httpx.AsyncClient, service: FakeImageService) -> None:
     service.is_ready = False
-    assert (await client.get("/imagine", params={"prompt": "a fox"})).status_code == 503
+    response = await client.get("/imagine", params={"prompt": "a fox"})
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "30"
 
 
 async def test_front_page(client: httpx.AsyncClient) -> None:

@@ -73,3 +73,10 @@ async def test_a_route_prefix_of_the_server(service: FakeImageService, make_clie
             "/app/api/text2image", json={"prompt": "a", "size": "64x64"}, headers=headers
         )
         assert response.json()["output"][0]["url"].startswith("http://h/serve/app/images/")
+
+
+@pytest.mark.parametrize("path", ["//sdapi/v1/options", "/sdapi//v1///options"])
+async def test_slashes_in_a_row_are_one(client: httpx.AsyncClient, path: str) -> None:
+    for headers in ({}, {"X-Forwarded-Prefix": "/serve"}):
+        response = await client.get(f"http://127.0.0.1:5000{path}", headers=headers)
+        assert response.status_code == 200, response.text

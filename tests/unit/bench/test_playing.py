@@ -13,7 +13,6 @@ import pytest
 from bench.batching import long_among_short
 from bench.batching.latency import Point
 from bench.batching.open_loop import play
-from bench.batching.overhead import PICTURES, measure_overhead
 from bench.batching.results import Results, SweepResult, read_results
 from bench.batching.servers import EngineServer, StaticServer
 from bench.batching.static import StaticBatching
@@ -59,10 +58,10 @@ def test_greedy_draws_together_what_waited() -> None:
 
 def test_windowed_waits_for_the_batch_to_fill_but_not_for_ever() -> None:
     stock = _Stock(0.0)
-    played = play(StaticServer(stock.draw, StaticBatching(2, 0.3)), _jobs(0.0, 0.05, 0.1))
+    played = play(StaticServer(stock.draw, StaticBatching(2, 1.5)), _jobs(0.0, 0.05, 0.1))
     assert stock.calls == [[0, 1], [2]]
-    assert played.latencies_s[0] < 0.25
-    assert 0.299 <= played.latencies_s[2] < 1.0
+    assert played.latencies_s[0] < 1.2, "it was full long before its window was over"
+    assert 1.499 <= played.latencies_s[2] < 10.0
 
 
 def test_a_hopeless_run_is_given_up_and_says_at_least_how_late_it_was() -> None:
@@ -125,12 +124,6 @@ def test_an_engine_lets_short_ones_pass_and_serial_does_not() -> None:
         span_s=0.2,
     )
     assert max(serial.short_s) > 4 * serial.solo_s
-
-
-def test_overhead_counts_every_step_and_little_time() -> None:
-    overhead = measure_overhead(max_rows=8)
-    assert overhead.ticks >= PICTURES * 150 / 8
-    assert 0 < overhead.tick_us < 20_000
 
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:

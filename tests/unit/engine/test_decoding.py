@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from serve_app.engine import Engine
-from serve_app.engine.engine import MAX_DECODE_ATTEMPTS
+from serve_app.engine.decoding import MAX_DECODE_ATTEMPTS
 from serve_app.engine.fake import FakePipeline
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationCancelled, GenerationFailed, PoolUnavailable

@@ -10,7 +10,9 @@ import pytest
 
 from serve_app.engine import Engine
 from serve_app.engine.fake import POISON_DECODE, POISON_PREPARE, POISON_STEP, FakePipeline
+from serve_app.engine.picture import Picture
 from serve_app.engine.pipeline import StepPipeline
+from serve_app.engine.state import ImageState
 from serve_app.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -268,6 +270,20 @@ def test_queue_positions_are_told() -> None:
     assert positions == sorted(positions, reverse=True)
 
 
+def test_a_preview_that_fails_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, pipeline, _ = make()
+
+    def broken(state: ImageState) -> Pixels:
+        raise MemoryError("no room for a preview")
+
+    monkeypatch.setattr(pipeline, "preview", broken)
+    recorder = put(engine, ask(steps=6, preview_every=2))
+    run(engine)
+    assert not recorder.failures
+    assert recorder.pictures
+    assert not recorder.previews
+
+
 def test_previews_every_so_many_steps() -> None:
     engine, _, _ = make()
     recorder = put(engine, ask(steps=6, preview_every=2))
@@ -369,16 +385,16 @@ def test_a_hanging_step_is_seen_and_idling_is_not() -> None:
 
 def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(FakePipeline())
-    original = engine._start_decodes
+    original = engine._decoding.start
     calls = iter([RuntimeError("a bug of the engine")])
 
-    def broken_once() -> None:
+    def broken_once() -> Picture | None:
         error = next(calls, None)
         if error is not None:
             raise error
-        original()
+        return original()
 
-    monkeypatch.setattr(engine, "_start_decodes", broken_once)
+    monkeypatch.setattr(engine._decoding, "start", broken_once)
     engine.start()
     first = put(engine, ask())
     assert first.ended.wait(WAIT_S)

@@ -72,6 +72,18 @@ async def test_idle(client: httpx.AsyncClient) -> None:
     }
 
 
+async def test_a_drawing_whose_pool_is_started_for_it_says_so(
+    client: httpx.AsyncClient, service: FakeImageService
+) -> None:
+    service.held_s = 5.0
+    async with drawing(client, ME, force_task_id="t"):
+        async with asyncio.timeout(5):
+            while (await progress(client, ME))["textinfo"] != "Waiting: an accelerator is being started":
+                await asyncio.sleep(0.05)
+        task = await client.post("/internal/progress", headers=ME, json={"id_task": "t"})
+        assert (task.json()["queued"], task.json()["active"]) == (True, False)
+
+
 async def test_progress_grows_and_ends_idle(client: httpx.AsyncClient, service: FakeImageService) -> None:
     service.delay_s = 0.1
     seen: list[dict[str, Any]] = []

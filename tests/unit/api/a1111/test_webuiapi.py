@@ -72,7 +72,8 @@ def test_a_user_name_and_password_tell_callers_apart(api: Any, service: FakeImag
     thread = threading.Thread(target=lambda: mine.txt2img(prompt="slow", steps=100, width=64, height=64))
     thread.start()
     deadline = time.monotonic() + 10
-    while mine.get_progress()["state"]["job_count"] == 0 and time.monotonic() < deadline:
+    while mine.get_progress()["state"]["job_count"] == 0:
+        assert time.monotonic() < deadline, "the caller never saw the own job"
         time.sleep(0.02)
     assert api.get_progress()["state"]["job_count"] == 0
     api.interrupt()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from serve_app.api.drawing import stage_seconds
 from serve_app.api.sse import with_silences
 from serve_app.errors import ImagineError
 from serve_app.images import png_size
@@ -70,14 +71,20 @@ class CompletedImage(PictureEvent):
         usage: Nothing is counted in tokens.
         seed: The seed that draws it again.
         pool: Pool that drew it.
+        accelerator: Its accelerator.
+        model: Its model.
         cost: What it cost, in the currency of the pool's ``price_per_hour``.
+        seconds: Wall seconds by stage, of ``start`` too where its pool had to start first.
     """
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
     usage: Usage = Usage()
     seed: int
     pool: str
+    accelerator: str
+    model: str
     cost: float
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,10 @@ def _completed(result: GenerationResult, output: StreamedOutput) -> CompletedIma
         output_format=image.format.value,
         seed=image.seed,
         pool=result.pool,
+        accelerator=result.accelerator,
+        model=result.model,
         cost=result.cost,
+        seconds=stage_seconds([result]),
     )
 
 

@@ -1,0 +1,1 @@
+"""The web page of the service: a Gradio application that speaks HTTP only and never imports ``serve_app``."""

@@ -1,0 +1,117 @@
+"""`ReplicaWatch`: how many replicas each deployment has, asked of Ray Serve without touching the replicas.
+
+Asking a deployment itself would be a request, and a request keeps it from scaling to zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ServeStatus
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_S = 1.0
+"""Counts older than this are asked for anew; one question takes the controller about 20 ms."""
+
+STALE_S = 10.0
+"""A request does with counts of this age rather than wait for newer ones, which are then asked for beside it."""
+
+TIMEOUT_S = 5.0
+
+_ERROR_LENGTH = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCounts:
+    """Replicas of one deployment.
+
+    Attributes:
+        running: Those that are ready.
+        wanted: Those that are running or being started.
+        failed: Ray has given up starting one.
+        message: What is wrong, in one sentence, or None.
+    """
+
+    running: int
+    wanted: int
+    failed: bool = False
+    message: str | None = None
+
+
+class ReplicaWatch:
+    """One for all pools of a process; asks at most once per `MAX_AGE_S`, and not at all while nobody wants to know.
+
+    Args:
+        app_name: The Serve application.
+        ask: Gives the status; blocks, so it is called on a thread.
+    """
+
+    def __init__(self, app_name: str, ask: Callable[[], ServeStatus] = serve.status) -> None:
+        self._app_name = app_name
+        self._ask = ask
+        self._counts: Mapping[str, ReplicaCounts] = {}
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    async def counts(self, deployment: str, *, max_age_s: float = MAX_AGE_S) -> ReplicaCounts | None:
+        """Counts of a deployment; None while Ray does not tell.
+
+        Args:
+            deployment: Its name.
+            max_age_s: Counts of this age will do, at least `MAX_AGE_S`; older ones are waited for.
+        """
+        age_s = time.monotonic() - self._asked_at
+        if age_s > MAX_AGE_S:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.get_running_loop().create_task(self._refresh())
+            if age_s > max_age_s:
+                await asyncio.shield(self._asking)  # several wait for it, and one may leave
+        return self._counts.get(deployment)
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                status = await asyncio.to_thread(self._ask)
+        except (RayError, RayServeException, TimeoutError, ConnectionError) as error:
+            logger.warning("Ray Serve does not tell its status: %s", error)
+            self._counts = {}  # the pools then go by what they see themselves
+        else:
+            application = status.applications.get(self._app_name)
+            deployments = application.deployments if application is not None else {}
+            self._counts = {
+                name: _counted(
+                    {str(getattr(state, "value", state)): n for state, n in one.replica_states.items()},
+                    str(one.status.value),
+                    one.message,
+                )
+                for name, one in deployments.items()
+            }
+        self._asked_at = time.monotonic()
+
+
+def _counted(states: Mapping[str, int], status: str, message: str) -> ReplicaCounts:
+    running = states.get("RUNNING", 0) + states.get("PENDING_MIGRATION", 0)
+    ending = states.get("STOPPING", 0) + states.get("STOPPED", 0)
+    unwell = status in ("UNHEALTHY", "DEPLOY_FAILED")
+    return ReplicaCounts(
+        running=running,
+        wanted=sum(states.values()) - ending,
+        failed=status == "DEPLOY_FAILED" and running == 0,
+        message=one_sentence(message) if unwell else None,
+    )
+
+
+def one_sentence(report: str) -> str:
+    """Of Ray's report, which may hold a traceback: the replica's own sentence, else the last line."""
+    own = re.search(r"ConfigurationError: (.+)", report)
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    return (own.group(1).strip() if own else lines[-1] if lines else "no reason was given")[:_ERROR_LENGTH]

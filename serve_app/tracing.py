@@ -1,0 +1,148 @@
+"""Traces of drawings by OpenTelemetry: off unless ``traces_url`` is set, and its packages needed only then.
+
+A drawing is one span, a child of the caller's own where the request had a ``traceparent``. Its pictures' stages are its
+children. They are made where the drawing is routed, after its end, from the times that came with the pictures, so
+replicas and the engine know nothing of tracing; only the batch a picture ran in is noted for it (`BatchShare`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from serve_app.errors import ConfigurationError
+from serve_app.request import GeneratedImage, GenerationResult, RequestDraft
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+SERVICE_NAME = "imagine"
+
+_STAGES = ("queue", "prepare", "denoise", "decode", "encode")
+
+
+class Tracer(Protocol):
+    """Told of every drawing at its end. `NoTracer` is the one that does not care."""
+
+    def drawn(
+        self, draft: RequestDraft, result: GenerationResult | None, outcome: str, began: float, ended: float
+    ) -> None:
+        """A drawing has ended.
+
+        Args:
+            draft: What was asked for.
+            result: What came of it, or None.
+            outcome: As in the metric ``imagine_drawings``.
+            began: Unix time in seconds.
+            ended: Unix time in seconds.
+        """
+        ...
+
+
+class NoTracer:
+    """Traces nothing."""
+
+    def drawn(
+        self, draft: RequestDraft, result: GenerationResult | None, outcome: str, began: float, ended: float
+    ) -> None:
+        """Nothing."""
+
+
+class OpenTelemetryTracer:
+    """Makes spans; they are sent in the background, and dropped when the collector does not take them.
+
+    ``OTEL_TRACES_SAMPLER`` and ``OTEL_RESOURCE_ATTRIBUTES`` mean what they mean everywhere.
+
+    Args:
+        exporter: Sends them.
+    """
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins.
+        resource = Resource({"service.name": SERVICE_NAME}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=Resource.create().merge(resource))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("serve_app")
+
+    def drawn(
+        self, draft: RequestDraft, result: GenerationResult | None, outcome: str, began: float, ended: float
+    ) -> None:
+        """Makes the drawing's span and those of its pictures' stages; see `Tracer.drawn`."""
+        from opentelemetry.trace import Status, StatusCode, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        carrier = {} if draft.traceparent is None else {"traceparent": draft.traceparent}
+        attributes: dict[str, Any] = {
+            "imagine.drawing_id": draft.request_id,
+            "imagine.outcome": outcome,
+            "imagine.priority": draft.priority.value,
+            "imagine.num_images": draft.num_images,
+        }
+        if result is not None:
+            attributes |= {
+                "imagine.pool": result.pool,
+                "imagine.model": result.model,
+                "imagine.accelerator": result.accelerator,
+                "imagine.cost": result.cost,
+                "imagine.num_inference_steps": result.request.num_inference_steps,
+                "imagine.width": result.request.width,
+                "imagine.height": result.request.height,
+            }
+        span = self._tracer.start_span(
+            "draw",
+            context=TraceContextTextMapPropagator().extract(carrier),
+            start_time=_nanoseconds(began),
+            attributes=attributes,
+        )
+        if outcome not in ("finished", "cancelled"):
+            span.set_status(Status(StatusCode.ERROR, outcome))
+        if result is not None:
+            accepted = max(began, ended - result.total_s)
+            for image in result.images:
+                self._stages(image, accepted, set_span_in_context(span))
+        span.end(_nanoseconds(ended))
+
+    def _stages(self, image: GeneratedImage, accepted: float, parent: Any) -> None:
+        start = accepted
+        for stage in _STAGES:
+            seconds = float(getattr(image.seconds, stage))
+            attributes: dict[str, Any] = {"imagine.image_index": image.index}
+            if stage == "denoise" and image.batch is not None:
+                attributes |= {
+                    "imagine.batch.first_step": image.batch.first_step,
+                    "imagine.batch.last_step": image.batch.last_step,
+                    "imagine.batch.mean_rows": image.batch.mean_rows,
+                }
+            span = self._tracer.start_span(
+                stage, context=parent, start_time=_nanoseconds(start), attributes=attributes
+            )
+            start += seconds
+            span.end(_nanoseconds(start))
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._provider.shutdown()
+
+
+def tracer_for(url: str | None) -> Tracer:
+    """The tracer that sends to `url` by OTLP over HTTP, or none.
+
+    Raises:
+        ConfigurationError: The packages it needs are not installed.
+    """
+    if url is None:
+        return NoTracer()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise ConfigurationError(
+            "traces_url is set, but the packages for it are not installed: pip install 'imagine-serve[traces]'"
+        ) from error
+    return OpenTelemetryTracer(OTLPSpanExporter(endpoint=url))
+
+
+def _nanoseconds(unix_s: float) -> int:
+    return int(unix_s * 1e9)

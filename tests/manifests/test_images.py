@@ -1,0 +1,119 @@
+"""The Dockerfiles: linted, and what the linter does not know of them. Building them: docker/build-without-engine.sh."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve_app import __version__
+from tests.manifests.rendering import ROOT
+from tests.manifests.test_references import LOCK, python_of_images
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+HADOLINT = shutil.which(
+    "hadolint", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+)
+BAKE = (DOCKER / "docker-bake.hcl").read_text()
+
+EACH = pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name.partition(".")[0])
+
+
+def lint(file: Path) -> subprocess.CompletedProcess[str]:
+    assert HADOLINT, "the dev extra is not installed"
+    config = ROOT / ".hadolint.yaml"
+    return subprocess.run(
+        [HADOLINT, "--no-color", "--config", str(config), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@EACH
+def test_the_linter_has_nothing_to_say(file: Path) -> None:
+    done = lint(file)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_linter_would_say_something(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.Dockerfile"
+    bad.write_text("FROM debian\nRUN cd /tmp && sudo apt-get install x\n")
+    assert "DL3006" in lint(bad).stdout
+
+
+@EACH
+def test_an_image_is_small_pinned_and_without_rights(file: Path) -> None:
+    text = file.read_text()
+    stages = re.findall(r"^FROM (\S+)", text, re.M)
+    assert len(stages) >= 2, "built in one stage, run in another"
+    assert stages[-1] == stages[0] == "${BASE}", "the same system in both"
+    assert "ARG BASE=python:${PYTHON_VERSION}-slim-bookworm" in text
+    final = text[text.rindex("FROM ${BASE}") :]
+    assert re.findall(r"^USER (\S+)", final, re.M) == ["1000:1000"]
+    assert final.index("USER 1000:1000") > final.rindex("RUN "), "nothing runs as root after it"
+    assert "HEALTHCHECK" in final
+    assert f'org.opencontainers.image.version="{__version__}"' in final
+    for label in ("title", "description", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in final
+    assert not re.search(r"(TOKEN|SECRET|PASSWORD|KEY)=[^$]", text.replace("HF_TOKEN=$(cat", ""))
+    assert "<<" not in text, "not every builder knows heredocs"
+    assert text.index("requirements/") < text.index(
+        "COPY serve_app serve_app" if "serve_app" in text else "COPY gradio"
+    )
+
+
+@EACH
+def test_the_bake_file_builds_it_with_the_same_versions(file: Path) -> None:
+    name = file.name.partition(".")[0]
+    target = BAKE.split(f'target "{name}" {{')[1].split("\n}")[0]
+    assert f'dockerfile = "docker/{file.name}"' in target
+    assert f'imagine-{name}:${{TAG}}"' in target
+    assert f"ARG PYTHON_VERSION={python_of_images()}" in file.read_text()
+
+
+def test_the_tag_says_what_is_inside() -> None:
+    (tag,) = re.findall(r'variable "TAG" \{\s*default = "([^"]+)"', BAKE)
+    major, minor, _ = python_of_images().split(".")
+    assert tag == f"{__version__}-ray{LOCK['ray']}-py{major}{minor}"
+
+
+def test_neurons_own_versions_are_in_the_lock_otherwise() -> None:
+    import tomllib
+
+    own = dict(
+        line.split("==")
+        for line in (DOCKER / "neuron-constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert "ray" not in own, "the same Ray everywhere"
+    assert own["torch"] == "2.8.0"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith("optimum-neuron") and "==" in line for line in extras["neuron"])
+
+
+def test_no_build_needs_what_the_builder_does_not_get() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for file in DOCKERFILES:
+        for words in re.findall(r"^COPY (.+)", file.read_text(), re.M):
+            if "--from=" in words:
+                continue
+            for source in [word for word in words.split()[:-1] if not word.startswith("--")]:
+                assert source.partition("/")[0] in allowed, source
+                assert (ROOT / source).exists() or source in ("requirements/ui.txt", "gradio_ui"), source
+
+
+def test_drain_ray_node_finds_its_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = runpy.run_path(str(DOCKER / "drain-ray-node"))
+    lines = [b"python\0x", b"/venv/ray/core/src/ray/raylet/raylet\0--x=1\0--node_id=00ff\0"]
+    monkeypatch.setitem(script["own_node_id"].__globals__, "command_lines", lambda: lines)
+    assert script["own_node_id"]() == "00ff"
+    monkeypatch.setitem(script["own_node_id"].__globals__, "command_lines", lambda: lines[:1])
+    assert script["own_node_id"]() is None

@@ -1,0 +1,3 @@
+"""Only its version is asked for."""
+
+__version__ = "2.8.0"

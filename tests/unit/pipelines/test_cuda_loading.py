@@ -1,0 +1,396 @@
+"""The accelerator cuda's pipeline with a CPU in the device's place: every option; and a step that never waits."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from serve_app.accelerators import cuda
+from serve_app.engine import Engine
+from serve_app.engine.state import ImageState
+from serve_app.errors import ConfigurationError
+from serve_app.noise_schedulers import NOISE_SCHEDULERS
+from serve_app.pipelines.cuda_parts import CudaWork
+from serve_app.pipelines.noise_schedulers import NoiseSchedulers
+from serve_app.pipelines.sdxl import Conditioning, SdxlPipeline
+from serve_app.request import GenerationRequest
+from serve_app.settings import PoolSettings
+from tests.unit.pipelines.drawing import Ends, Picture, array, ask, busy, draw_alone
+
+MakeModel = Callable[..., Path]
+NAMES = [scheduler.name for scheduler in NOISE_SCHEDULERS]
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def load(folder: Path, max_rows: int = 8, dtype: str = "auto", **options: Any) -> SdxlPipeline:
+    pool = {
+        "model": str(folder),
+        "accelerator": "cuda",
+        "max_rows": max_rows,
+        "dtype": dtype,
+        "cuda": options,
+    }
+    pipeline = cuda.stand_in(PoolSettings.model_validate(pool))
+    assert isinstance(pipeline, SdxlPipeline)
+    return pipeline
+
+
+def small(**changes: Any) -> GenerationRequest:
+    return ask(**{"width": 96, "height": 64, "guidance_scale": 5.0, **changes})
+
+
+def stock_picture(
+    folder: Path, request: GenerationRequest, vae_dtype: torch.dtype = torch.float32
+) -> Picture:
+    from diffusers import StableDiffusionXLPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stock = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    stock.set_progress_bar_config(disable=True)
+    picture = stock(
+        request.prompt,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+    ).images[0]
+    return np.asarray(picture).astype(np.int16)
+
+
+def worst(one: Picture, other: Picture) -> int:
+    assert one.std() > 5, "a flat picture would prove nothing"
+    return int(np.abs(one - other).max())
+
+
+@pytest.fixture(scope="module")
+def fast(tiny_sdxl: Path) -> SdxlPipeline:
+    return load(tiny_sdxl)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_sdxl: Path) -> Picture:
+    return stock_picture(tiny_sdxl, small())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_graphs": 0},
+        {"max_graphs": 1},
+        {"fused_qkv": False},
+        {"text_states_once": False},
+        {"channels_last": False},
+        {"attention": "cudnn"},
+        {"cpu_offload": "encoders"},
+        {"cpu_offload": "all"},
+    ],
+    ids=str,
+)
+def test_no_option_changes_the_picture(tiny_sdxl: Path, expected: Picture, options: dict[str, Any]) -> None:
+    pipeline = load(tiny_sdxl, **options)
+    for _ in range(2):  # the second time everything is recorded
+        assert worst(array(draw_alone(pipeline, small())), expected) <= 2
+
+
+@pytest.mark.parametrize("options", [{"guidance_embedding": True, "scheduler": "LCMScheduler"}], ids=str)
+def test_models_with_other_inputs(make_model: MakeModel, options: dict[str, Any]) -> None:
+    folder = make_model(**options)
+    assert worst(array(draw_alone(load(folder), small())), stock_picture(folder, small())) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+@pytest.mark.parametrize("how", ["blocks", "whole"])
+def test_compiled_shapes_and_others(tiny_sdxl: Path, expected: Picture, how: str) -> None:
+    pipeline = load(tiny_sdxl, max_rows=2, compile=how, warm_up_sizes=[(96, 64)], warm_up_rows=[2])
+    assert pipeline.capabilities.fixed_rows == (2,)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    assert worst(array(draw_alone(pipeline, small())), expected) <= 2
+    other = small(width=64, height=128)
+    assert worst(array(draw_alone(pipeline, other)), stock_picture(tiny_sdxl, other)) <= 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled, (
+        "a request started the compiler"
+    )
+    torch.compiler.reset()
+
+
+def test_pictures_together_equal_each_alone(fast: SdxlPipeline) -> None:
+    requests = [
+        small(scheduler_name=name, seed=seed, num_inference_steps=3) for seed, name in enumerate(NAMES)
+    ]
+    engine, ends = Engine(fast, max_rows=8), []
+    for request in requests:
+        ends.append(Ends())
+        engine.submit(request, ends[-1])
+    while busy(engine):
+        engine.tick()
+    for request, end in zip(requests, ends, strict=True):
+        drawn: Any = end.ends[0]
+        assert worst(array(drawn), array(draw_alone(fast, request))) <= 1
+
+
+class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails where values go from host to device or back. The device is torch's meta device, which has none to read."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.allowed = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, torch.Tensor)]
+        if isinstance(answer, torch.Tensor) and not self.allowed:
+            # A host's number beside a device's tensor goes along with the kernel's start, so it is no copy.
+            places = {one.device.type for one in given if one.dim() or len(given) == 1}
+            copies = func.name().startswith("aten::copy_") and len({one.device for one in given}) > 1
+            assert not copies, f"{func} waits for the device"
+            assert places <= {answer.device.type}, f"{func} waits for the device"
+        return answer
+
+
+class _MetaWork(CudaWork):
+    """`CudaWork` whose device is the meta device; its own `send` is the only allowed way there."""
+
+    waits = _Waits()
+
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.waits.allowed = True
+        try:
+            return tensor.to("meta")
+        finally:
+            self.waits.allowed = False
+
+
+class _DiffusersOwnSteps(_MetaWork):
+    def noise_schedulers(self, own: Any) -> Any:
+        return NoiseSchedulers(own)
+
+
+def on_meta(pipeline: SdxlPipeline, kind: type[_MetaWork]) -> SdxlPipeline:
+    work = kind(torch.device("meta"), pipeline._work._graphs, None)  # type: ignore[attr-defined]
+    own = pipeline._schedulers._own
+    pipeline._work, pipeline._device = work, work.device
+    pipeline._schedulers = work.noise_schedulers(own)
+    pipeline._unet._unet.to("meta")
+    pipeline._unet._graphs.clear()
+    return pipeline
+
+
+def state_on_meta(pipeline: SdxlPipeline, name: str, steps: int) -> ImageState:
+    schedule = pipeline._schedulers.schedule(name, steps, 0)
+    return ImageState(
+        request=small(scheduler_name=name),
+        index=0,
+        batch_key=(8, 12),
+        rows=2,
+        total_steps=steps,
+        latents=torch.empty(1, 4, 8, 12, device="meta"),
+        conditioning=Conditioning(
+            torch.empty(2, 77, 64, device="meta"),
+            torch.empty(2, 32, device="meta"),
+            torch.empty(2, 6, device="meta"),
+            None,
+        ),
+        noise_scheduler=schedule,
+    )
+
+
+def _all_steps(pipeline: SdxlPipeline, batch: list[ImageState]) -> None:
+    with _MetaWork.waits:
+        while not batch[0].finished:
+            pipeline.denoise_step(batch)
+            for state in batch:
+                state.step += 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_reads_nothing_back_and_copies_nothing_but_by_send(tiny_sdxl: Path, name: str) -> None:
+    pipeline = on_meta(load(tiny_sdxl, text_states_once=False), _MetaWork)
+    batch = [state_on_meta(pipeline, name, 4), state_on_meta(pipeline, name, 4)]
+    _all_steps(pipeline, batch)
+    assert batch[0].latents.shape == (1, 4, 8, 12)
+
+
+@pytest.mark.parametrize("name", ["unipc", "euler_a", "lcm"])
+def test_the_check_notices_a_step_that_waits(tiny_sdxl: Path, name: str) -> None:
+    pipeline = on_meta(load(tiny_sdxl, text_states_once=False), _DiffusersOwnSteps)
+    state = state_on_meta(pipeline, name, 4)
+    with pytest.raises((AssertionError, NotImplementedError, RuntimeError)):
+        _all_steps(pipeline, [state])
+
+
+@on_cuda
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_does_not_wait_on_a_device(tiny_sdxl: Path, name: str) -> None:
+    pool = PoolSettings(model=str(tiny_sdxl), accelerator="cuda")
+    pipeline = cuda.ACCELERATOR.load_pipeline(pool)
+    states = [pipeline.prepare(small(scheduler_name=name, num_inference_steps=6), 0) for _ in range(2)]
+    for step in range(states[0].total_steps):
+        # The first calls of a shape are made ready, which waits.
+        torch.cuda.set_sync_debug_mode("error" if step >= 3 else "default")
+        try:
+            pipeline.denoise_step(states)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for state in states:
+            state.step += 1
+
+
+def test_the_batch_is_told_again_only_when_it_changes(fast: SdxlPipeline) -> None:
+    states = [fast.prepare(small(seed=seed), 0) for seed in range(3)]
+    fast.denoise_step(states)
+    assert fast._joined is not None
+    told = fast._joined[1]
+    fast.denoise_step(states)
+    assert fast._joined[1] is told
+    fast.denoise_step(states[:2])
+    assert fast._joined[1] is not told
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("message", "known"),
+        [
+            ("CUDA error: out of memory", True),
+            ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+            ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+            ("CUDA error: an illegal memory access was encountered", False),
+        ],
+    )
+    def test_the_drivers_own_words_are_known(self, fast: SdxlPipeline, message: str, known: bool) -> None:
+        assert fast.is_out_of_memory(RuntimeError(message)) is known
+        assert fast.is_out_of_memory(torch.OutOfMemoryError())
+
+    def test_running_out_halves_the_rows_and_gives_recordings_up(
+        self, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pipeline = load(tiny_sdxl)
+        unet = pipeline._unet._unet
+        forward, most = unet.forward, 0
+
+        def scarce(sample: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+            nonlocal most
+            if len(sample) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            most = max(most, len(sample))
+            return forward(sample, *arguments, **keywords)
+
+        alone = array(draw_alone(pipeline, small()))
+        assert len(pipeline._work._graphs) > 0  # type: ignore[attr-defined]
+        monkeypatch.setattr(unet, "forward", scarce)
+        engine, ends = Engine(pipeline, max_rows=8), []
+        for _ in range(4):
+            ends.append(Ends())
+            engine.submit(small(), ends[-1])
+        while busy(engine):
+            engine.tick()
+        assert most == 4
+        for end in ends:
+            drawn: Any = end.ends[0]
+            assert worst(array(drawn), alone) <= 1
+
+
+class TestVae:
+    def test_its_type_follows_what_the_model_says(self, make_model: MakeModel, tmp_path: Path) -> None:
+        assert load(make_model(), dtype="float16")._vae.dtype is torch.bfloat16
+        assert load(make_model(), dtype="float16", vae_dtype="float32")._vae.dtype is torch.float32
+        assert load(make_model(), dtype="bfloat16")._vae.dtype is torch.bfloat16
+        repaired = shutil.copytree(make_model(), tmp_path / "repaired")
+        config = repaired / "vae" / "config.json"
+        text = config.read_text()
+        assert '"force_upcast": true' in text
+        config.write_text(text.replace('"force_upcast": true', '"force_upcast": false'))
+        assert load(repaired, dtype="float16")._vae.dtype is torch.float16
+
+    def test_bfloat16_stays_near(self, tiny_sdxl: Path, expected: Picture) -> None:
+        drawn = array(draw_alone(load(tiny_sdxl, vae_dtype="bfloat16"), small()))
+        assert 0 < worst(drawn, expected) <= 12
+
+    def test_large_pictures_are_decoded_in_tiles(self, tiny_sdxl: Path) -> None:
+        pipeline = load(tiny_sdxl, vae_tiling_above_px=512 * 512)
+        plain = load(tiny_sdxl)
+        tiles: list[tuple[int, ...]] = []
+        decoder = pipeline._vae._vae.decoder
+        decoder.register_forward_pre_hook(lambda _, arguments: tiles.append(tuple(arguments[0].shape[-2:])))
+        at_most = small(width=512, height=512, num_inference_steps=1, guidance_scale=0.0)
+        larger = small(width=576, height=512, num_inference_steps=1, guidance_scale=0.0)
+        assert worst(array(draw_alone(pipeline, at_most)), array(draw_alone(plain, at_most))) == 0
+        assert tiles == [(64, 64)]
+        tiled, whole = array(draw_alone(pipeline, larger)), array(draw_alone(plain, larger))
+        assert len(tiles) > 5
+        assert np.abs(tiled - whole).mean() < 12
+        assert tiled.shape == whole.shape
+
+
+class TestSkippingGuidance:
+    def test_a_picture_goes_on_with_one_row(self, tiny_sdxl: Path, fast: SdxlPipeline) -> None:
+        pipeline = load(tiny_sdxl, skip_guidance_after=0.5)
+        state = pipeline.prepare(small(num_inference_steps=6), 0)
+        rows = []
+        while not state.finished:
+            rows.append(state.rows)
+            pipeline.denoise_step([state])
+            state.step += 1
+        assert rows == [2, 2, 2, 1, 1, 1]
+        guided = array(draw_alone(fast, small(num_inference_steps=6)))
+        assert worst(array(pipeline.decode(state)), guided) > 0
+
+    def test_the_engine_accounts_for_every_row(self, tiny_sdxl: Path) -> None:
+        engine, ends = Engine(load(tiny_sdxl, skip_guidance_after=0.3), max_rows=4), Ends()
+        for seed in range(3):
+            engine.submit(small(num_inference_steps=5, seed=seed), ends if seed == 0 else Ends())
+        while busy(engine):
+            engine.tick()
+            assert engine.stats().last_step_rows <= 4
+        assert len(ends.ends) == 1
+
+    def test_off_by_default(self, fast: SdxlPipeline) -> None:
+        state = fast.prepare(small(), 0)
+        while not state.finished:
+            assert state.rows == 2
+            fast.denoise_step([state])
+            state.step += 1
+
+
+def test_fp8_is_refused_where_it_cannot_be(tiny_sdxl: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cuda\.fp8 needs a GPU of compute capability 8\.9"):
+        load(tiny_sdxl, fp8=True)
+
+
+def test_fp8_without_torchao_says_what_to_install(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from serve_app.pipelines import cuda_loading
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    unet: Any = torch.nn.Linear(16, 16)
+    unet.dtype = torch.bfloat16
+    with pytest.raises(ConfigurationError, match="pip install torchao"):
+        cuda_loading._to_fp8(unet, torch.device("cuda"))
+    unet.dtype = torch.float16
+    with pytest.raises(ConfigurationError, match="dtype auto or bfloat16"):
+        cuda_loading._to_fp8(unet, torch.device("cuda"))
