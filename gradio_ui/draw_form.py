@@ -95,7 +95,16 @@ class DrawForm:
             self.keep = gr.Checkbox(label="Finish even if I close the page", elem_id="field-keep")
         # Filled by the browser at each click: which page it is.
         self._tab = gr.Textbox(visible=False)
-        self.chosen = [self.model, self.pool]
+        self._own_values = gr.State()
+        self.chosen = [
+            self.model,
+            self.pool,
+            self.size,
+            self.steps,
+            self.guidance,
+            self.scheduler,
+            self._own_values,
+        ]
         self.offered = [
             self.size,
             self.steps,
@@ -104,6 +113,7 @@ class DrawForm:
             self.model,
             self.pool,
             self.negative,
+            self._own_values,
             *self.examples,
         ]
         self.fields = [
@@ -188,16 +198,30 @@ class DrawForm:
             return asdict(words.notice(error))
         return _NO_NOTICE
 
-    async def fill(self, model: str | None, pool: str | None) -> list[Any]:
-        """What the service can draw now, with the model's own values; nothing changes while it is away."""
+    async def fill(
+        self,
+        model: str | None,
+        pool: str | None,
+        size: str | None = None,
+        steps: float | None = None,
+        guidance: float | None = None,
+        scheduler: str | None = None,
+        own_values: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """What the service can draw now, with the model's own values for what nobody has changed.
+
+        Nothing changes while the service is away.
+        """
         try:
             pools = await self._service.pools()
         except ServiceError:
             pools = []
         wanted_pool = pool or ANYWHERE
-        offer = choices(pools, model or "", wanted_pool)
-        if not offer.model:
+        own = choices(pools, model or "", wanted_pool)
+        if not own.model:
             return [gr.skip()] * len(self.offered)
+        now = {"size": size, "steps": steps, "guidance": guidance, "scheduler": scheduler}
+        offer = own.keeping(own_values, now)
         return [
             gr.Dropdown(choices=list(offer.sizes), value=offer.size),
             gr.Slider(maximum=offer.max_steps, value=offer.steps),
@@ -206,6 +230,7 @@ class DrawForm:
             gr.Dropdown(choices=list(offer.models), value=offer.model, visible=len(offer.models) > 1),
             gr.Dropdown(choices=self._places(offer), value=wanted_pool),
             gr.Textbox(interactive=offer.guidance_possible),
+            own.own_values(),
             *self._example_buttons(examples(offer.model)),
         ]
 

@@ -358,6 +358,7 @@ class Tabs:
             if len(self._tabs) >= MAX_TABS:
                 raise ServiceError("too many pages are open", status=429, retry_after_s=60)
             tab = self._tabs[tab_id] = Tab(self._service)
+        if tab.listeners == 0:
             self._expect(tab_id, self._lost_s)  # an order may come before its page listens
         return tab
 
@@ -370,7 +371,8 @@ class Tabs:
                 async for view in views:
                     yield view
         finally:
-            if tab.listeners == 0:
+            # Its goodbye may have come first, and gives it less time.
+            if tab.listeners == 0 and tab_id not in self._leaving:
                 self._expect(tab_id, self._lost_s)
 
     def goodbye(self, tab_id: str) -> None:
@@ -395,7 +397,10 @@ class Tabs:
 
     async def _end_unless_back(self, tab_id: str, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        # From here on a page of this id that comes back is a new one.
         del self._leaving[tab_id]
+        # The browser's copy of a page has its id, and is still there when the other one closes.
+        if self._tabs[tab_id].listeners:
+            return
+        # From here on a page of this id that comes back is a new one.
         tab = self._tabs.pop(tab_id)
         await tab.leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradio_ui.client import ServiceError
@@ -126,6 +126,36 @@ class FormChoices:
     schedulers: tuple[tuple[str, str], ...] = ()
     scheduler: str = ""
     speeds_known: bool = False
+
+    def own_values(self) -> dict[str, Any]:
+        """What a form that nobody has touched shows, to be told of the next time (`keeping`)."""
+        return {
+            "model": self.model,
+            "size": self.size,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "scheduler": self.scheduler,
+        }
+
+    def keeping(self, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> FormChoices:
+        """The same offer, with what a person has changed as it is, where it is still possible.
+
+        Another pool or a service that is back must not undo what was set. Another model has values of its own.
+
+        Args:
+            before: `own_values` of the last offer, None if there was none.
+            now: Values of the form under the same names.
+        """
+        if before is None or before["model"] != self.model:
+            return self
+        changed = {name: value for name, value in now.items() if value is not None and value != before[name]}
+        if "steps" in changed:
+            changed["steps"] = min(int(changed["steps"]), self.max_steps)
+        if not self.guidance_possible:
+            changed.pop("guidance", None)
+        if changed.get("scheduler") not in {name for _, name in self.schedulers}:
+            changed.pop("scheduler", None)
+        return replace(self, **changed)
 
 
 def choices(pools: Sequence[Mapping[str, Any]], model: str = "", pool: str = ANYWHERE) -> FormChoices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import shutil
@@ -40,24 +41,23 @@ def _draw_all_kinds(client: httpx.Client) -> None:
     assert client.get("/imagine", params={"prompt": "a", "width": 65}).status_code == 422
     client.post("/api/text2image", json={"prompt": "a", "step": 1}).raise_for_status()
     client.post("/api/jobs", json={"prompt": "a", "pool": "slow", "num_images": 2}).raise_for_status()
-    _fill(client)
+    asyncio.run(_fill(client))
 
 
-def _fill(client: httpx.Client) -> None:
-    """Fills the slow pool until it refuses somebody, and empties it again."""
-    body = {"prompt": "a", "pool": "slow", "num_inference_steps": 150}
-    # Single pictures take the last places: many at once would never find enough of them free beside our own request.
-    jobs = [
-        client.post("/api/jobs", json=body | {"num_images": images}).raise_for_status().json()["id"]
-        for images in [16, 16, *[1] * 28]
-    ]
-    try:
-        deadline = time.monotonic() + 30
-        while client.get("/imagine", params={"prompt": "a", "pool": "slow"}).status_code != 503:
-            assert time.monotonic() < deadline, "the pool was never full"
-    finally:
-        for job in jobs:
-            client.delete(f"/api/jobs/{job}").raise_for_status()
+async def _fill(client: httpx.Client) -> None:
+    """Sends the slow pool more than it takes until it refuses somebody; then leaves, which empties it again."""
+    params = {"prompt": "a", "pool": "slow", "num_inference_steps": "150"}
+    async with httpx.AsyncClient(base_url=client.base_url, timeout=60.0, trust_env=False) as crowd:
+        requests = [asyncio.ensure_future(crowd.get("/imagine", params=params)) for _ in range(80)]
+        try:
+            for answer in asyncio.as_completed(requests):
+                if (await answer).status_code == 503:
+                    return
+            raise AssertionError("the pool was never full")
+        finally:
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
 
 
 @pytest.fixture

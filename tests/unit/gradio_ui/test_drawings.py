@@ -128,6 +128,30 @@ async def test_a_page_that_closes_cancels_what_was_not_asked_to_finish(service: 
     assert tabs.get("a" * 32) is not tab
 
 
+async def test_a_goodbye_is_not_forgotten_when_the_connection_closes_after_it(service: FakeService) -> None:
+    tabs = Tabs(service, reload_s=0.02, lost_s=60.0)
+    goes = await tabs.get("a" * 32).draw(LONG, keep=False)
+    views = tabs.listen("a" * 32)
+    await anext(views)
+    tabs.goodbye("a" * 32)
+    await views.aclose()
+    await until(lambda: service.cancelled == [goes.id])
+
+
+async def test_a_copy_of_a_page_stays_when_the_other_closes(service: FakeService) -> None:
+    tabs = Tabs(service, reload_s=0.02, lost_s=0.02)
+    drawing = await tabs.get("a" * 32).draw(LONG, keep=False)
+    views, copy = tabs.listen("a" * 32), tabs.listen("a" * 32)
+    await anext(views)
+    await anext(copy)
+    tabs.goodbye("a" * 32)
+    await views.aclose()
+    await asyncio.sleep(0.2)
+    assert service.cancelled == []
+    await copy.aclose()
+    await until(lambda: service.cancelled == [drawing.id])
+
+
 async def test_a_reload_keeps_everything(service: FakeService) -> None:
     tabs = Tabs(service, reload_s=0.3, lost_s=0.3)
     drawing = await tabs.get("a" * 32).draw(LONG, keep=False)

@@ -84,6 +84,28 @@ async def test_filling_offers_the_models_own_values_and_examples() -> None:
     assert all(update == gr.skip() for update in await made.fill("small-sdxl", ""))
 
 
+async def test_filling_again_keeps_what_a_person_has_changed() -> None:
+    service = FakeService()
+    made = form(service, Tabs(service))
+    own = dict(zip(map(id, made.offered), await made.fill(None, None), strict=True))
+    state = next(value for value in own.values() if isinstance(value, dict))
+    scheduler = own[id(made.scheduler)].value
+
+    async def again(**changed: Any) -> dict[int, Any]:
+        now = {"size": "512x512", "steps": 4, "guidance": state["guidance"], "scheduler": scheduler} | changed
+        return dict(zip(map(id, made.offered), await made.fill("small-sdxl", "", **now), strict=True))
+
+    kept = await again(steps=9, size="640x448", own_values=state)
+    assert kept[id(made.steps)].value == 9
+    assert kept[id(made.size)].value == "640x448"
+    assert kept[id(made.scheduler)].value == scheduler
+    # What cannot be any more, and another model's values, are not kept.
+    assert (await again(steps=999, own_values=state))[id(made.steps)].value == 150
+    assert (await again(scheduler="none such", own_values=state))[id(made.scheduler)].value == scheduler
+    assert (await again(steps=9, own_values=state | {"model": "other"}))[id(made.steps)].value == 4
+    assert (await again(steps=9))[id(made.steps)].value == 4
+
+
 def test_settings_of_a_picture_fill_the_form_whatever_they_hold() -> None:
     service = FakeService()
     made = form(service, Tabs(service))
