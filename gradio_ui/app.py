@@ -8,16 +8,14 @@ from contextlib import asynccontextmanager
 import gradio as gr
 from fastapi import FastAPI
 
-from gradio_ui import routes
+from gradio_ui import routes, script
 from gradio_ui.client import Service
 from gradio_ui.drawings import Tabs
 from gradio_ui.page import page
 from gradio_ui.settings import UiSettings
 
 _STATIC = f"{routes.PREFIX[1:]}/static"  # relative: it holds behind any path prefix
-_HEAD = f'<link rel="stylesheet" href="{_STATIC}/style.css">' + "".join(
-    f'<script src="{_STATIC}/{name}.js"></script>' for name in ("studio", "jobs", "gallery", "replay")
-)
+_HEAD = f'<link rel="stylesheet" href="{_STATIC}/style.css"><script src="{_STATIC}/{script.NAME}"></script>'
 
 
 def build(settings: UiSettings, service: Service, tabs: Tabs | None = None) -> FastAPI:

@@ -13,6 +13,7 @@ from gradio_ui.client import Service, ServiceError
 from gradio_ui.drawings import Tabs
 from gradio_ui.examples import examples
 from gradio_ui.form import ANYWHERE, MAX_IMAGES, FormChoices, FormValues, choices, fastest
+from gradio_ui.script import when_there
 
 MAX_EXAMPLES = 8
 FASTEST = "FASTEST"
@@ -57,7 +58,9 @@ class DrawForm:
             html_template="<div></div>",
             elem_id="notice",
             apply_default_css=False,
-            js_on_load="const show = imagine.mountNotice(element); watch('value', () => show(props.value));",
+            js_on_load=when_there(
+                "const show = imagine.mountNotice(element); watch('value', () => show(props.value));"
+            ),
         )
         with gr.Row(elem_id="examples"):
             self.examples = [
@@ -222,11 +225,17 @@ class DrawForm:
             return [gr.skip()] * len(self.offered)
         now = {"size": size, "steps": steps, "guidance": guidance, "scheduler": scheduler}
         offer = own.keeping(own_values, now)
+
+        def value(name: str) -> dict[str, Any]:
+            # What stays is not sent: it may have been changed while this was asked for.
+            offered = getattr(offer, name)
+            return {} if offered == now[name] else {"value": offered}
+
         return [
-            gr.Dropdown(choices=list(offer.sizes), value=offer.size),
-            gr.Slider(maximum=offer.max_steps, value=offer.steps),
-            gr.Slider(value=offer.guidance, interactive=offer.guidance_possible),
-            gr.Dropdown(choices=list(offer.schedulers), value=offer.scheduler),
+            gr.Dropdown(choices=list(offer.sizes), **value("size")),
+            gr.Slider(maximum=offer.max_steps, **value("steps")),
+            gr.Slider(interactive=offer.guidance_possible, **value("guidance")),
+            gr.Dropdown(choices=list(offer.schedulers), **value("scheduler")),
             gr.Dropdown(choices=list(offer.models), value=offer.model, visible=len(offer.models) > 1),
             gr.Dropdown(choices=self._places(offer), value=wanted_pool),
             gr.Textbox(interactive=offer.guidance_possible),

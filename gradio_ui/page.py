@@ -9,6 +9,7 @@ import gradio as gr
 from gradio_ui.client import Service
 from gradio_ui.draw_form import DrawForm
 from gradio_ui.drawings import Tabs
+from gradio_ui.script import when_there
 from gradio_ui.service_page import render
 from gradio_ui.settings import UiSettings
 
@@ -37,7 +38,7 @@ def page(settings: UiSettings, service: Service, tabs: Tabs) -> gr.Blocks:
                 html_template=_SLOT,
                 apply_default_css=False,
                 elem_id="status",
-                js_on_load="imagine.mountStatus(element, () => trigger('ready'));",
+                js_on_load=when_there("imagine.mountStatus(element, () => trigger('ready'));"),
             )
         with gr.Tabs(selected="draw", elem_id="tabs") as sections:
             with gr.Tab("Draw", id="draw") as draw_section, gr.Row(elem_id="studio"):
@@ -48,20 +49,24 @@ def page(settings: UiSettings, service: Service, tabs: Tabs) -> gr.Blocks:
                         html_template=_SLOT,
                         apply_default_css=False,
                         elem_id="jobs",
-                        js_on_load="imagine.mountJobs(element, (_, data) => trigger('use', data));",
+                        js_on_load=when_there(
+                            "imagine.mountJobs(element, (_, data) => trigger('use', data));"
+                        ),
                     )
                     gallery = gr.HTML(
                         html_template=_SLOT,
                         apply_default_css=False,
                         elem_id="gallery",
-                        js_on_load="imagine.mountGallery(element, (_, data) => trigger('use', data));",
+                        js_on_load=when_there(
+                            "imagine.mountGallery(element, (_, data) => trigger('use', data));"
+                        ),
                     )
             with gr.Tab("Replay", id="replay") as replay_section:
                 replay = gr.HTML(
                     html_template=_SLOT,
                     apply_default_css=False,
                     elem_id="replay",
-                    js_on_load="imagine.mountReplay(element, (_, data) => trigger('use', data));",
+                    js_on_load=when_there("imagine.mountReplay(element, (_, data) => trigger('use', data));"),
                 )
             with gr.Tab("Service", id="service") as service_section:
                 state = gr.HTML(

@@ -11,14 +11,13 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradio_ui import words
+from gradio_ui import script, words
 from gradio_ui.client import PictureFile, Service, ServiceError
 from gradio_ui.drawings import Tabs
 from gradio_ui.form import can_draw
@@ -28,7 +27,6 @@ PREFIX = "/studio"
 MAX_UPLOAD_BYTES = 20_000_000
 """Largest picture to replay; the service's own default (`max_upload_bytes`)."""
 
-_STATIC = Path(__file__).parent / "static"
 _TAB = r"^[0-9a-f]{32}$"
 _JOB = r"^[0-9a-fA-F-]{16,64}$"
 _PICTURE = r"^[0-9]{1,4}_[0-9]{1,4}\.(png|webp|jpe?g)$"
@@ -53,10 +51,16 @@ def router(service: Service, tabs: Tabs) -> APIRouter:
     """
     routes = APIRouter(prefix=PREFIX, include_in_schema=False)
 
+    page_script = script.source()
+
+    @routes.get(f"/static/{script.NAME}")
+    async def all_scripts() -> Response:
+        return Response(page_script, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
     @routes.get("/static/{name}")
     async def static(name: str) -> Response:
-        file = _STATIC / name
-        if not re.fullmatch(r"[a-z]+\.(js|css|svg)", name) or not file.is_file():
+        file = script.STATIC / name
+        if not re.fullmatch(r"[a-z]+\.(css|svg)", name) or not file.is_file():
             raise HTTPException(404)
         return FileResponse(file, headers={"Cache-Control": "no-cache"})
 

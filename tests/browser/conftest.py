@@ -55,17 +55,24 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Makes browser contexts (profiles of their own) whose requests to any other host fail the test."""
+    """Makes browser contexts, profiles of their own. A request to any other host or a script's error fails the test."""
     strangers: list[str] = []
+    errors: list[str] = []
 
     def make(**options: object) -> BrowserContext:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})  # type: ignore[arg-type]
         context.on("request", lambda request: strangers.append(request.url))
+        # Gradio tells of an element's script that fails on the console only.
+        context.on(
+            "console", lambda line: errors.append(line.text) if line.text.startswith("Error exec") else None
+        )
+        context.on("weberror", lambda error: errors.append(f"{error.error} {error.error.stack}"))
         return context
 
     yield make
     outside = [url for url in strangers if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
     assert outside == []
+    assert errors == []
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Response, expect
 
 PATIENCE_MS = 60_000
 
@@ -44,6 +44,10 @@ class Studio:
         """Buttons that open a picture, newest first."""
         return self.page.locator("ul.grid button.open")
 
+    def pictures_of(self, prompt: str) -> Locator:
+        """Those of `pictures` that a prompt gave."""
+        return self.page.get_by_role("button", name=f"Open: {prompt}, seed")
+
     @property
     def notice(self) -> Locator:
         """What was refused."""
@@ -67,7 +71,11 @@ class Studio:
 
     def choose_pool(self, name: str) -> None:
         """Names a pool, and waits until the form is filled with what it draws."""
-        with self.page.expect_response("**/gradio_api/run/**", timeout=PATIENCE_MS):
+
+        def filled(response: Response) -> bool:
+            return "/gradio_api/run/" in response.url and f'"{name}"' in (response.request.post_data or "")
+
+        with self.page.expect_response(filled, timeout=PATIENCE_MS):
             self.choose("Where", name)
         self.page.wait_for_timeout(500)
 

@@ -46,7 +46,7 @@ def test_serve_says_how_to_use_it_and_leaves_nothing_behind(tmp_path: Path, numb
         assert Path(facts["pictures"]) == tmp_path / "pictures"
         if page_is_installed():
             assert facts["page"] == f"http://127.0.0.1:{page_port}"
-            assert "studio.js" in httpx.get(facts["page"], timeout=20.0, trust_env=False).text
+            assert "page.js" in httpx.get(facts["page"], timeout=20.0, trust_env=False).text
             health = httpx.get(f"{facts['page']}/studio/health", timeout=20.0, trust_env=False).json()
             assert health == {"ready": True, "words": "Ready: small-sdxl on fake"}
         else:

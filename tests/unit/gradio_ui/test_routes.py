@@ -71,7 +71,8 @@ async def test_a_picture_comes_through_and_downloads_under_a_plain_name(
         "pictures/0123456789abcdef/0_0.svg",
         "tabs/short/events",
         "static/..%2fapp.py",
-        "static/missing.js",
+        "static/missing.css",
+        "static/studio.js",
     ],
 )
 async def test_only_what_is_meant_has_a_path(path: str, client: httpx.AsyncClient) -> None:
