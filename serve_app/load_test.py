@@ -76,6 +76,7 @@ class Sample:
         pool: That drew it, or empty.
         stages: Seconds of each stage, from ``Server-Timing``.
         cost: From ``X-Cost``.
+        retry_after_s: From the ``Retry-After`` of a refusal, or None.
     """
 
     due_s: float
@@ -85,11 +86,22 @@ class Sample:
     pool: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     cost: float = 0.0
+    retry_after_s: float | None = None
 
     @property
     def answered(self) -> bool:
         """Whether a picture came."""
         return self.outcome == "200"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the service said politely that it has too much to do."""
+        return self.outcome in REFUSALS
+
+    @property
+    def ended_s(self) -> float:
+        """When its answer was there, in seconds from the start."""
+        return self.due_s + self.latency_s
 
 
 async def run(
@@ -145,7 +157,8 @@ async def _ask(
         outcome=outcome,
         pool=headers.get("x-pool", ""),
         stages=_stages(headers.get("server-timing", "")),
-        cost=_number(headers.get("x-cost", "")),
+        cost=_number(headers.get("x-cost", "")) or 0.0,
+        retry_after_s=_number(headers.get("retry-after", "")),
     )
 
 
@@ -154,18 +167,18 @@ def _stages(header: str) -> dict[str, float]:
     return {name: float(ms) / 1000 for name, ms in re.findall(r"([\w-]+);dur=([0-9.]+)", header)}
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        return 0.0
+        return None
 
 
 def summary(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
     """The figures of a run, for people and machines alike; seconds everywhere."""
     answered = [sample for sample in samples if sample.answered]
-    refused = [sample for sample in samples if sample.outcome in REFUSALS]
-    end_s = max([load.duration_s, *(sample.due_s + sample.latency_s for sample in answered)])
+    refused = [sample for sample in samples if sample.refused]
+    end_s = max([load.duration_s, *(sample.ended_s for sample in answered)])
     stages = sorted({stage for sample in answered for stage in sample.stages})
     return {
         "offered_per_s": load.rate,
@@ -179,6 +192,9 @@ def summary(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
         "answered_per_s": round(len(answered) / end_s, 4),
         "latency_s": percentiles([sample.latency_s for sample in answered]),
         "refusal_s": percentiles([sample.latency_s for sample in refused]),
+        "retry_after_s": percentiles(
+            [sample.retry_after_s for sample in refused if sample.retry_after_s is not None]
+        ),
         "stage_mean_s": {
             stage: round(statistics.fmean(sample.stages.get(stage, 0.0) for sample in answered), 4)
             for stage in stages

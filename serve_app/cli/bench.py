@@ -119,7 +119,13 @@ def _tell(figures: dict[str, Any], plot: Path | None) -> None:
             f"outcomes: {', '.join(f'{name} x {count}' for name, count in figures['outcomes'].items())}"
         )
     table = Table("seconds", "mean", "p50", "p90", "p95", "p99", "max", box=None)
-    for title, key in (("answered", "latency_s"), ("refused", "refusal_s"), ("sent late", "sent_late_s")):
+    rows = (
+        ("answered", "latency_s"),
+        ("refused", "refusal_s"),
+        ("Retry-After", "retry_after_s"),
+        ("sent late", "sent_late_s"),
+    )
+    for title, key in rows:
         if figures[key]:
             table.add_row(title, *(f"{value:.3f}" for value in figures[key].values()))
     out.print(table)
