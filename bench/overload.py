@@ -16,14 +16,14 @@ import tempfile
 import time
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.closed_loop import closed_loop, rate_per_s
+from bench.closed_loop import Ask, closed_loop, rate_per_s
+from bench.light_client import LightClient
 from bench.overload_figures import aims_of, overload_figures, process_figures
-from bench.whole_service import default_request, http_client, pool_for, read_processes, whole_service
+from bench.whole_service import default_request, pool_for, read_processes, whole_service
 from serve_app.load_test import PROMPTS, Load, Sample, run
 from serve_app.settings import BUNDLED_MODEL, Settings, StoreSettings
 
@@ -32,14 +32,14 @@ _SETTLE_S = 10.0
 """Most seconds at the beginning of each phase that are not counted."""
 
 
-async def lone_picture_s(client: httpx.AsyncClient, query: dict[str, Any]) -> float:
+async def lone_picture_s(client: LightClient, query: dict[str, Any]) -> float:
     """Median seconds of a picture that nothing else is drawn beside."""
     answers = await closed_loop(_asking(client, query), clients=1, pictures=_LONE_PICTURES)
     return statistics.median(answer.latency_s for answer in answers)
 
 
 async def measured_capacity_per_s(
-    client: httpx.AsyncClient, query: dict[str, Any], *, clients: int, seconds: float, settle_s: float
+    client: LightClient, query: dict[str, Any], *, clients: int, seconds: float, settle_s: float
 ) -> float:
     """Pictures a second that so many clients get who each ask for the next one when the last is there.
 
@@ -54,7 +54,7 @@ async def measured_capacity_per_s(
     return rate_per_s([answer.ended_s for answer in answers], settle_s, settle_s + seconds)
 
 
-def _asking(client: httpx.AsyncClient, query: dict[str, Any]) -> Any:
+def _asking(client: LightClient, query: dict[str, Any]) -> Ask:
     async def ask(number: int) -> None:
         answer = await client.get(
             "imagine", params={**query, "prompt": PROMPTS[number % len(PROMPTS)], "seed": number}
@@ -91,7 +91,7 @@ async def measure(
         `overload_figures`, with ``lone_s``, ``offered_per_s``, ``client_cores`` and ``processes`` (of this process's
         children).
     """
-    async with http_client(url) as client:
+    async with LightClient(url) as client:
         lone_s = await lone_picture_s(client, query)
         capacity = await measured_capacity_per_s(
             client,

@@ -120,7 +120,7 @@ def read_processes() -> list[ProcessReading]:
 def process_name(command: Sequence[str]) -> str:
     """What a process of Ray is, from its command line."""
     line = " ".join(command)
-    if worker := re.match(r"ray::([\w:.]+)", line):
+    if worker := re.match(r"ray::([\w:]+)", line):
         return worker[1]
     for part, name in _RAY_PARTS.items():
         if part in line:

@@ -19,10 +19,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.light_client import LightClient
 from bench.serving_overhead.bare_engine import Turn
 from bench.serving_overhead.figures import LEAST_SHARE, Rounds, side_figures
 from bench.serving_overhead.sides import EngineSide, HttpSide, Side, bare_engine, plain_server
-from bench.whole_service import FAKE, default_request, http_client, pool_for, whole_service
+from bench.whole_service import FAKE, default_request, pool_for, whole_service
 from serve_app import accelerators
 from serve_app.settings import BUNDLED_MODEL, CpuSettings, PoolSettings, Settings, StoreSettings
 
@@ -62,7 +63,7 @@ async def _all_sides(
 ) -> tuple[dict[int, Rounds], str]:
     async with AsyncExitStack() as stack:
         engine, dtype = await stack.enter_async_context(bare_engine(pool))
-        service = await stack.enter_async_context(http_client(url))
+        service = await stack.enter_async_context(LightClient(url))
         sides: list[Side] = [EngineSide(engine, files=True), EngineSide(engine, files=False)]
         sides.append(HttpSide(SERVICE, service))
         if pool.model != FAKE:

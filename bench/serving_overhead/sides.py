@@ -15,8 +15,9 @@ from typing import Protocol
 import httpx
 
 from bench.closed_loop import Answer, closed_loop
+from bench.light_client import LightClient
 from bench.serving_overhead.bare_engine import Turn
-from bench.whole_service import free_port, http_client
+from bench.whole_service import free_port
 from serve_app.load_test import PROMPTS
 from serve_app.settings import PoolSettings
 
@@ -46,7 +47,7 @@ class HttpSide:
         client: Of the server.
     """
 
-    def __init__(self, name: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, name: str, client: LightClient) -> None:
         self._name = name
         self._client = client
 
@@ -120,7 +121,7 @@ async def bare_engine(pool: PoolSettings) -> AsyncIterator[tuple[asyncio.subproc
 
 
 @asynccontextmanager
-async def plain_server(pool: PoolSettings, dtype: str) -> AsyncIterator[httpx.AsyncClient]:
+async def plain_server(pool: PoolSettings, dtype: str) -> AsyncIterator[LightClient]:
     """Starts FastAPI with plain diffusers; gives a client of it.
 
     Raises:
@@ -136,7 +137,7 @@ async def plain_server(pool: PoolSettings, dtype: str) -> AsyncIterator[httpx.As
         *(text for name, value in options.items() for text in (f"--{name}", str(value))),
     )
     try:
-        async with http_client(f"http://127.0.0.1:{port}") as client:
+        async with LightClient(f"http://127.0.0.1:{port}") as client:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not await _answers(client):
                 if process.returncode is not None or time.monotonic() > deadline:
@@ -147,9 +148,9 @@ async def plain_server(pool: PoolSettings, dtype: str) -> AsyncIterator[httpx.As
         await _stopped(process)
 
 
-async def _answers(client: httpx.AsyncClient) -> bool:
+async def _answers(client: LightClient) -> bool:
     try:
-        return (await client.get("health")).status_code == 200
+        return (await client.get("health", params={})).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -69,7 +69,9 @@ def bench(
 
     async def measured() -> list[Any]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(base_url=base_url, limits=limits, headers=headers) as client:
+        async with httpx.AsyncClient(
+            base_url=base_url, limits=limits, headers=headers, timeout=None
+        ) as client:
             return await run(load, client)
 
     try:

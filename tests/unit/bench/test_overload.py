@@ -79,7 +79,7 @@ def test_processes_are_compared_with_themselves() -> None:
 
 def test_processes_are_named_by_what_they_are() -> None:
     assert process_name(["ray::ServeReplica:imagine:Ingress"]) == "ServeReplica:imagine:Ingress"
-    assert process_name(["ray::ProxyActor.handle_request", ""]) == "ProxyActor.handle_request"
+    assert process_name(["ray::ProxyActor.handle_request", ""]) == "ProxyActor"
     assert process_name(["/x/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=y"]) == "raylet"
     assert process_name(["/usr/bin/python3.11", "-u", "/x/ray/_private/log_monitor.py"]) == "log monitor"
     assert process_name(["/usr/bin/sleep", "5"]) == "sleep"

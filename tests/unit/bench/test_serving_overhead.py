@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from bench.closed_loop import Answer
+from bench.light_client import LightClient
 from bench.serving_overhead.__main__ import measured
 from bench.serving_overhead.bare_engine import Turn, load
 from bench.serving_overhead.figures import pictures_per_s, side_figures
@@ -19,6 +24,21 @@ from bench.serving_overhead.sides import EngineSide, HttpSide, Side, bare_engine
 from bench.whole_service import pool_for
 
 TURN = Turn(clients=4, pictures=12, width=64, height=64, num_inference_steps=2, guidance_scale=0.0)
+
+
+@contextmanager
+def _listening(app: FastAPI) -> Iterator[str]:
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 def _answers(latency_s: float, pictures: int = 4) -> list[Answer]:
@@ -106,26 +126,30 @@ async def test_the_plain_server_draws_one_picture_at_a_time() -> None:
         current -= 1
         return f"{width}x{height} {steps} {guidance_scale} {seed}".encode()
 
-    transport = httpx.ASGITransport(app=plain_app(draw))
-    async with httpx.AsyncClient(transport=transport, base_url="http://plain/") as client:
-        assert (await client.get("health")).json() == {"status": "ready"}
-        answers = await HttpSide("plain", client).play(TURN)
-        query: dict[str, str | int] = {
-            "prompt": "x",
-            "width": 64,
-            "height": 128,
-            "num_inference_steps": 3,
-            "seed": 9,
-        }
-        picture = await client.get("imagine", params=query)
+    with _listening(plain_app(draw)) as url:
+        async with LightClient(url) as client:
+            health = await client.get("health", params={})
+            answers = await HttpSide("plain", client).play(TURN)
+        query: dict[str, str | int] = {"prompt": "x", "width": 64, "height": 128, "seed": 9}
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as full:
+            picture = await full.get("imagine", params={**query, "num_inference_steps": 3})
+    assert health.status_code == 200
     assert len(answers) == 12
     assert most == len(threads) == 1
     assert picture.headers["content-type"] == "image/png"
     assert picture.text == "64x128 3 0.0 9"
 
 
-async def test_a_side_that_refuses_ends_the_measurement() -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(503))
-    async with httpx.AsyncClient(transport=transport, base_url="http://full/") as client:
-        with pytest.raises(ExceptionGroup):
-            await asyncio.wait_for(HttpSide("full", client).play(TURN), 5.0)
+async def test_a_side_that_refuses_or_is_gone_ends_the_measurement() -> None:
+    def draw(*_: object) -> bytes:
+        raise RuntimeError("no picture")
+
+    with _listening(plain_app(draw)) as url:
+        async with LightClient(url) as client:
+            with pytest.raises(ExceptionGroup) as failed:
+                await HttpSide("failing", client).play(TURN)
+            assert failed.group_contains(RuntimeError, match="answered 500")
+    async with LightClient(url) as client:
+        with pytest.raises(ExceptionGroup) as failed:
+            await HttpSide("gone", client).play(TURN)
+        assert failed.group_contains(httpx.ConnectError)
