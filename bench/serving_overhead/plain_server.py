@@ -62,11 +62,16 @@ def diffusers_draw(model: str, dtype: str, num_threads: int) -> Draw:
     """
     import torch
     from diffusers import StableDiffusionXLPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from serve_app.images import PNG_COMPRESS_LEVEL
     from serve_app.model_source import locate_model
     from serve_app.settings import PoolSettings
 
+    for libraries_logging in (diffusers_logging, transformers_logging):  # no bars between the tables
+        libraries_logging.set_verbosity_error()
+        libraries_logging.disable_progress_bar()
     source = locate_model(PoolSettings(model=model))
     stock: Any = StableDiffusionXLPipeline.from_pretrained(
         source.folder or model, torch_dtype=getattr(torch, dtype), add_watermarker=False
