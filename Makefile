@@ -9,7 +9,8 @@ OPEN_WEBUI_VENV ?= .venv-open-webui
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak clean help
+.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak \
+	bench-overload bench-serving clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +23,9 @@ help:
 	@echo "make bench  one picture at a time against plain diffusers"
 	@echo "make bench-cuda   what a CUDA device makes of a full-size SDXL, each option apart, against diffusers"
 	@echo "make bench-full-size  a full-size SDXL on the CPU against plain diffusers: memory, step, decode (7 GB of disk)"
-	@echo "make bench-soak   ten minutes of random traffic with failures injected, and what must hold"
+	@echo "make bench-soak   ten minutes of random traffic, and what must hold (ARGS='--minutes 60'; --service for the whole service)"
+	@echo "make bench-overload  five times the service's capacity: what it still draws, how soon it refuses the rest"
+	@echo "make bench-serving   throughput and latency of the whole service against its bare engine and plain FastAPI"
 	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
@@ -84,6 +87,12 @@ bench-full-size: $(VENV)/.installed-run
 
 bench-soak: $(VENV)/.installed-run
 	$(BIN)/python -m bench.soak $(ARGS)
+
+bench-overload: $(VENV)/.installed-run
+	$(BIN)/python -m bench.overload $(ARGS)
+
+bench-serving: $(VENV)/.installed-run
+	$(BIN)/python -m bench.serving_overhead $(ARGS)
 
 bench-batching: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.batching $(ARGS)

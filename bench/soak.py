@@ -1,6 +1,7 @@
 """Random traffic on the bundled model for minutes, with failures injected, and checks of what the engine promises.
 
-Run ``python -m bench.soak --minutes 10``. Requests of all kinds come in bursts and lulls; some are cancelled, some
+Run ``python -m bench.soak --minutes 60``; with ``--service`` it is the whole service over HTTP (`bench.service_soak`).
+Requests of all kinds come in bursts and lulls; some are cancelled, some
 too late, some poisoned (`bench.poison`), steps and decodes run out of memory now and then, a few listeners raise.
 The exit status is 1 when a check fails. The table of the checks goes to stderr, the whole as JSON to stdout.
 """
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.poison import MARKS, PoisonedPipeline
+from bench.service_soak import soak_service
 from bench.soak_checks import Check, checks_of
 from bench.soak_listener import Asked, Tally
 from serve_app import accelerators
@@ -42,7 +44,7 @@ from serve_app.request import (
     Priority,
     new_request_id,
 )
-from serve_app.settings import PoolSettings
+from serve_app.settings import BUNDLED_MODEL, PoolSettings
 
 MAX_QUEUED_IMAGES = 24
 # Pictures, as shares of the queue's bound; at the last one it has to refuse.
@@ -64,6 +66,7 @@ class Reading:
         at_s: Seconds since the start.
         rss_bytes: Resident memory.
         threads: Threads of the process.
+        files: Its open file handles, sockets among them.
         rows_per_step: Rows of the last step.
         queued: Pictures waiting.
         stuck_s: Seconds since the engine got anywhere.
@@ -72,6 +75,7 @@ class Reading:
     at_s: float
     rss_bytes: int
     threads: int
+    files: int
     rows_per_step: int
     queued: int
     stuck_s: float
@@ -211,6 +215,7 @@ class Soak:
                 at_s,
                 process.memory_info().rss,
                 process.num_threads(),
+                process.num_fds(),
                 stats.last_step_rows,
                 stats.queued_images,
                 stats.stuck_for_s,
@@ -242,11 +247,18 @@ class Soak:
             "rows_per_step_first_fifth": float(np.mean([r.rows_per_step for r in self.readings[:fifth]])),
             "rows_per_step_last_fifth": float(np.mean([r.rows_per_step for r in self.readings[-fifth:]])),
             "most_queued": max(reading.queued for reading in self.readings),
+            "rss_mib": _first_and_last([reading.rss_bytes / 2**20 for reading in self.readings]),
+            "threads": _first_and_last([reading.threads for reading in self.readings]),
+            "files": _first_and_last([reading.files for reading in self.readings]),
             "drained_after_s": round(self.drained_after_s, 1),
             "checks": {check.name: {"passed": check.passed, "seen": check.seen} for check in checks},
             "passed": all(check.passed for check in checks),
             "problems": self.tally.problems[:20],
         }
+
+
+def _first_and_last(values: list[float]) -> list[float]:
+    return [round(values[0], 1), round(values[-1], 1)]
 
 
 def main(
@@ -255,15 +267,26 @@ def main(
     dtype: Annotated[str, typer.Option(help="As for `imagine serve`.")] = "float32",
     num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Most pictures to draw again alone.")] = 200,
+    service: Annotated[
+        bool, typer.Option("--service", help="The whole service over HTTP instead of the engine alone.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="With --service: as for `imagine serve`, or fake.")
+    ] = BUNDLED_MODEL,
 ) -> None:
-    """Put the engine under random load and check what it promises."""
+    """Put the engine, or the whole service, under random load and check what it promises."""
     logging.getLogger("serve_app").setLevel(
         logging.CRITICAL
     )  # failures are ordered here; no need to read of each
     seed = random.randrange(2**31) if seed is None else seed
-    pool = PoolSettings.model_validate({"dtype": dtype, "num_threads": num_threads})
-    pipeline = accelerators.choose("auto").load_pipeline(pool)
-    report = {"seed": seed} | Soak(pipeline, minutes=minutes, seed=seed, most_samples=samples).run()
+    report: dict[str, Any]
+    if service:
+        report = soak_service(model, minutes=minutes, seed=seed, dtype=dtype, num_threads=num_threads)
+    else:
+        pool = PoolSettings.model_validate({"dtype": dtype, "num_threads": num_threads})
+        pipeline = accelerators.choose("auto").load_pipeline(pool)
+        report = Soak(pipeline, minutes=minutes, seed=seed, most_samples=samples).run()
+    report = {"seed": seed} | report
     table = Table("check", "passed", "seen", box=None)
     for name, check in report["checks"].items():
         table.add_row(name, "yes" if check["passed"] else "NO", str(check["seen"]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,14 +14,16 @@ from serve_app.engine.pipeline import StepPipeline
 from serve_app.request import GenerationRequest, Pixels
 
 if TYPE_CHECKING:
-    from bench.soak import Reading, Soak
+    from bench.soak import Soak
 
 PIXEL_TOLERANCE = 1  # of 255
 MAX_MEMORY_GROWTH = 0.05  # of the memory after the first fifth of the time...
 MAX_MEMORY_GROWTH_BYTES = 48 * 1024**2  # ...or this, where it is more: allocators round up
-MAX_THREAD_GROWTH = 1  # a pool may start its last thread late
-MIN_MEMORY_RUN_S = 240.0  # in less, memory still grows to what the work takes
+MAX_THREAD_GROWTH = 2  # a pool may start its last threads late
+MAX_FILE_GROWTH = 8  # connections that are kept open come and go
+MIN_GROWTH_RUN_S = 240.0  # in less, all still grows to what the work takes
 MAX_STUCK_S = 60.0
+_TOO_SHORT = " (too short to judge)"
 
 
 @dataclass(frozen=True)
@@ -85,36 +88,93 @@ def checks_of(soak: Soak, *, drained: bool, stopped: bool) -> list[Check]:
         Check("the engine's threads end", stopped and not engine_threads, f"left: {engine_threads}"),
         Check("the queue keeps its bound", most_queued <= soak.max_queued_images, f"at most {most_queued}"),
         Check("it is never stuck", most_stuck_s <= MAX_STUCK_S, f"at most {most_stuck_s:.1f} s"),
-        _memory(soak.readings, soak.duration_s),
-        _threads(soak.readings),
+        *flat_checks(soak.readings, soak.duration_s),
         _pictures(soak.clean, tally.samples),
     ]
 
 
-def _fifths(readings: list[Reading]) -> tuple[list[Reading], list[Reading]]:
+class Measured(Protocol):
+    """What a process had at one time."""
+
+    @property
+    def at_s(self) -> float:
+        """Seconds since the start."""
+        ...
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads."""
+        ...
+
+    @property
+    def files(self) -> int:
+        """Open file handles."""
+        ...
+
+
+def flat_checks(readings: Sequence[Measured], duration_s: float, whose: str = "") -> list[Check]:
+    """That a process (or several, added up) does not grow, after warming up.
+
+    Args:
+        readings: In the order of time, evenly spaced.
+        duration_s: Of the load; what is too short to judge passes, and says so.
+        whose: Name of the process, where there are several.
+    """
+    suffix = f" ({whose})" if whose else ""
+    return [
+        _memory(readings, duration_s, f"memory does not grow{suffix}"),
+        _counted(readings, duration_s, f"threads do not grow{suffix}", MAX_THREAD_GROWTH, _threads_of),
+        _counted(readings, duration_s, f"file handles do not grow{suffix}", MAX_FILE_GROWTH, _files_of),
+    ]
+
+
+def _threads_of(reading: Measured) -> int:
+    return reading.threads
+
+
+def _files_of(reading: Measured) -> int:
+    return reading.files
+
+
+def _fifths(readings: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[Measured]]:
     """The second and the last fifth of the time: after warming up, and at the end."""
     fifth = max(1, len(readings) // 5)
     return readings[fifth : 2 * fifth] or readings[:1], readings[-fifth:]
 
 
-def _memory(readings: list[Reading], duration_s: float) -> Check:
+def _memory(readings: Sequence[Measured], duration_s: float, name: str) -> Check:
     early, late = (float(np.median([one.rss_bytes for one in part])) for part in _fifths(readings))
     bound = max(MAX_MEMORY_GROWTH * early, MAX_MEMORY_GROWTH_BYTES)
     slope = 0.0
     if len(settled := readings[len(readings) // 5 :]) > 1:
         slope = float(np.polyfit([one.at_s for one in settled], [one.rss_bytes for one in settled], 1)[0])
-    too_short = duration_s < MIN_MEMORY_RUN_S
+    too_short = duration_s < MIN_GROWTH_RUN_S
     return Check(
-        "memory does not grow",
+        name,
         too_short or late - early <= bound,
         f"{early / 2**20:.0f} -> {late / 2**20:.0f} MiB, bound +{bound / 2**20:.0f}, "
-        f"{slope * 60 / 2**20:+.1f} MiB a minute{' (too short to judge)' if too_short else ''}",
+        f"{slope * 60 / 2**20:+.1f} MiB a minute{_TOO_SHORT if too_short else ''}",
     )
 
 
-def _threads(readings: list[Reading]) -> Check:
-    early, late = (max(one.threads for one in part) for part in _fifths(readings))
-    return Check("threads do not grow", late <= early + MAX_THREAD_GROWTH, f"{early} -> {late}")
+def _counted(
+    readings: Sequence[Measured],
+    duration_s: float,
+    name: str,
+    most: int,
+    of: Callable[[Measured], int],
+) -> Check:
+    """By the least that is seen in a part: bursts take more and give it back, a leak does not."""
+    early, late = (min(of(one) for one in part) for part in _fifths(readings))
+    too_short = duration_s < MIN_GROWTH_RUN_S
+    return Check(
+        name, too_short or late <= early + most, f"{early} -> {late}{_TOO_SHORT if too_short else ''}"
+    )
 
 
 def _pictures(pipeline: StepPipeline, samples: list[Sample]) -> Check:

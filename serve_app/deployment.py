@@ -154,8 +154,8 @@ class Replica:
             caller: Name of the actor that waits; the drawing stops when that has died.
 
         Yields:
-            A `ReplicaLoad` as soon as the request is accepted, progress when asked for, and last one
-            `GenerationResult`.
+            A `ReplicaLoad` as soon as the request is accepted or refused; then, if accepted, progress when asked for,
+            and last one `GenerationResult`.
 
         Raises:
             ImagineError: The first failure of any of the pictures; the others are dropped.
@@ -169,7 +169,12 @@ class Replica:
         ticket: Ticket | None = None
         nobody_waits = GenerationCancelled("whoever asked for it has died")
         try:
-            ticket = self._engine.submit(request, bridge)
+            try:
+                ticket = self._engine.submit(request, bridge)
+            except Overloaded as refusal:
+                failure = refusal
+                yield self._load(refusal)
+                return
             with self._callers.waiting(caller, lambda: bridge.events.put_nowait(nobody_waits)):
                 yield self._load()
                 while len(files) < request.num_images:
@@ -204,9 +209,11 @@ class Replica:
             total_s=time.monotonic() - accepted,
         )
 
-    def _load(self) -> ReplicaLoad:
+    def _load(self, refusal: Overloaded | None = None) -> ReplicaLoad:
         stats = self._engine.stats()
-        return ReplicaLoad(self._name, stats.queued_images, stats.running_images, stats.predicted_wait_s)
+        return ReplicaLoad(
+            self._name, stats.queued_images, stats.running_images, stats.predicted_wait_s, refusal
+        )
 
     def _tell_end(
         self,

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
+from serve_app.full_replicas import FullReplicas
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.replica_watch import MAX_AGE_S, STALE_S, ReplicaCounts, ReplicaWatch, one_sentence
 from serve_app.request import GenerationRequest, GenerationResult, ReplicaLoad, StepProgress
@@ -72,6 +73,7 @@ class HandlePool:
         self._clock = clock
         self._facts = assumed_facts(settings)
         self._speed = SpeedEstimate(settings.expected_step_s, clock)
+        self._full = FullReplicas(clock)
         self._start = StartEstimate(settings.expected_start_s, clock)
         self._counts: ReplicaCounts | None = None
         self._answered_at = float("-inf")
@@ -261,15 +263,26 @@ class HandlePool:
     async def _stream(
         self, request: GenerationRequest, *, progress: bool
     ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        self._refuse_if_full(request)
         began = self._clock()
         seconds: float | None = None
         device_s = 0.0
+        replica: str | None = None
+        refused = False
         self._speed.started(request)
         response = self._handle.options(stream=True).generate.remote(
             request, progress=progress, caller=self._caller
         )
         try:
-            self._speed.told(await self._accepted(response))
+            load = await self._accepted(response)
+            self._speed.told(load)
+            if load.refusal is not None:
+                refused = True
+                if isinstance(load.refusal, QueueFull):
+                    self._full.refused(load, load.refusal, request.num_images)
+                raise load.refusal
+            replica = load.replica
+            self._full.has_room(replica)
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds, device_s = self._clock() - began, event.device_s
@@ -291,12 +304,25 @@ class HandlePool:
             raise PoolUnavailable(f"pool {self.name!r} does not answer: {error}") from error
         finally:
             self._speed.ended(request, seconds, device_s)
-            if seconds is None:
+            if replica is not None:
+                self._full.has_room(replica)
+            if seconds is None and not refused:
                 # Left before the end: stop the replica's work now instead of when this object is collected.
                 response.cancel()
 
+    def _refuse_if_full(self, request: GenerationRequest) -> None:
+        """Spares a busy replica a request that it would refuse.
+
+        Raises:
+            QueueFull: All replicas have just refused as much.
+        """
+        # Where Ray does not tell how many replicas there are, asking is the only way to know.
+        refusal = self._full.refusal(request.num_images, self._counts.running if self._counts else 0)
+        if refusal is not None:
+            raise refusal
+
     async def _accepted(self, response: Any) -> ReplicaLoad:
-        """The replica's word that it draws the request.
+        """The replica's word that it draws the request, or that it does not.
 
         Raises:
             PoolUnavailable: Nobody says so in time.

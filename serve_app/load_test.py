@@ -12,9 +12,9 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -28,6 +28,32 @@ PROMPTS = (
     "a blue boat at sea",
     "an astronaut is dancing on green grass, sunlit",
 )
+
+
+class Answer(Protocol):
+    """What the load looks at of an answer; `httpx.Response` has it."""
+
+    @property
+    def status_code(self) -> int:
+        """HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers, whatever the case of their names."""
+        ...
+
+
+class Client(Protocol):
+    """What sends; `httpx.AsyncClient` does, and a benchmark may bring one that takes less of the machine."""
+
+    async def get(self, url: str, *, params: Mapping[str, Any]) -> Answer:
+        """Asks and reads the whole answer, however long it takes.
+
+        Raises:
+            httpx.TransportError: There was no answer.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,7 @@ class Sample:
         pool: That drew it, or empty.
         stages: Seconds of each stage, from ``Server-Timing``.
         cost: From ``X-Cost``.
+        retry_after_s: From the ``Retry-After`` of a refusal, or None.
     """
 
     due_s: float
@@ -85,21 +112,30 @@ class Sample:
     pool: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     cost: float = 0.0
+    retry_after_s: float | None = None
 
     @property
     def answered(self) -> bool:
         """Whether a picture came."""
         return self.outcome == "200"
 
+    @property
+    def refused(self) -> bool:
+        """Whether the service said politely that it has too much to do."""
+        return self.outcome in REFUSALS
 
-async def run(
-    load: Load, client: httpx.AsyncClient, on_sample: Callable[[Sample], None] | None = None
-) -> list[Sample]:
+    @property
+    def ended_s(self) -> float:
+        """When its answer was there, in seconds from the start."""
+        return self.due_s + self.latency_s
+
+
+async def run(load: Load, client: Client, on_sample: Callable[[Sample], None] | None = None) -> list[Sample]:
     """Puts `load` on the service that is the client's ``base_url``.
 
     Args:
         load: What to ask for.
-        client: Without a limit on connections.
+        client: Without a limit on connections, or on the time of an answer.
         on_sample: Told of every answer.
 
     Returns:
@@ -125,14 +161,12 @@ async def _not_sent(due_s: float) -> Sample:
     return Sample(due_s, 0.0, 0.0, "not sent")
 
 
-async def _ask(
-    client: httpx.AsyncClient, query: dict[str, Any], began: float, due_s: float, timeout_s: float
-) -> Sample:
+async def _ask(client: Client, query: dict[str, Any], began: float, due_s: float, timeout_s: float) -> Sample:
     late_s = time.monotonic() - began - due_s
-    headers = httpx.Headers()
+    headers: Mapping[str, str] = {}
     try:
         async with asyncio.timeout(timeout_s):
-            answer = await client.get("imagine", params=query, timeout=None)
+            answer = await client.get("imagine", params=query)
         outcome, headers = str(answer.status_code), answer.headers
     except TimeoutError:
         outcome = "timeout"
@@ -145,7 +179,8 @@ async def _ask(
         outcome=outcome,
         pool=headers.get("x-pool", ""),
         stages=_stages(headers.get("server-timing", "")),
-        cost=_number(headers.get("x-cost", "")),
+        cost=_number(headers.get("x-cost", "")) or 0.0,
+        retry_after_s=_number(headers.get("retry-after", "")),
     )
 
 
@@ -154,18 +189,18 @@ def _stages(header: str) -> dict[str, float]:
     return {name: float(ms) / 1000 for name, ms in re.findall(r"([\w-]+);dur=([0-9.]+)", header)}
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        return 0.0
+        return None
 
 
 def summary(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
     """The figures of a run, for people and machines alike; seconds everywhere."""
     answered = [sample for sample in samples if sample.answered]
-    refused = [sample for sample in samples if sample.outcome in REFUSALS]
-    end_s = max([load.duration_s, *(sample.due_s + sample.latency_s for sample in answered)])
+    refused = [sample for sample in samples if sample.refused]
+    end_s = max([load.duration_s, *(sample.ended_s for sample in answered)])
     stages = sorted({stage for sample in answered for stage in sample.stages})
     return {
         "offered_per_s": load.rate,
@@ -179,6 +214,9 @@ def summary(load: Load, samples: Sequence[Sample]) -> dict[str, Any]:
         "answered_per_s": round(len(answered) / end_s, 4),
         "latency_s": percentiles([sample.latency_s for sample in answered]),
         "refusal_s": percentiles([sample.latency_s for sample in refused]),
+        "retry_after_s": percentiles(
+            [sample.retry_after_s for sample in refused if sample.retry_after_s is not None]
+        ),
         "stage_mean_s": {
             stage: round(statistics.fmean(sample.stages.get(stage, 0.0) for sample in answered), 4)
             for stage in stages

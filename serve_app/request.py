@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from serve_app.capabilities import PoolFacts
-from serve_app.errors import UnsupportedRequest
+from serve_app.errors import Overloaded, UnsupportedRequest
 from serve_app.limits import MAX_SEED
 from serve_app.noise_schedulers import find
 
@@ -276,19 +276,22 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """What a replica has to do, told when it has accepted a request.
+    """What a replica has to do, told when it has accepted or refused a request.
 
     Attributes:
         replica: Unique name of the replica.
-        queued_images: Pictures that wait, those of the request included.
+        queued_images: Pictures that wait, those of an accepted request included.
         running_images: Pictures being drawn.
         predicted_wait_s: Seconds until all of them are done; 0 before the first measurement.
+        refusal: Why the request is refused at the door, or None for an accepted one. It is told instead of raised:
+            Ray Serve logs a traceback for whatever a replica raises, which a full replica has no time for.
     """
 
     replica: str
     queued_images: int
     running_images: int
     predicted_wait_s: float
+    refusal: Overloaded | None = None
 
 
 @dataclass(frozen=True, slots=True)

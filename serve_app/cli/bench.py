@@ -69,7 +69,9 @@ def bench(
 
     async def measured() -> list[Any]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(base_url=base_url, limits=limits, headers=headers) as client:
+        async with httpx.AsyncClient(
+            base_url=base_url, limits=limits, headers=headers, timeout=None
+        ) as client:
             return await run(load, client)
 
     try:
@@ -119,7 +121,13 @@ def _tell(figures: dict[str, Any], plot: Path | None) -> None:
             f"outcomes: {', '.join(f'{name} x {count}' for name, count in figures['outcomes'].items())}"
         )
     table = Table("seconds", "mean", "p50", "p90", "p95", "p99", "max", box=None)
-    for title, key in (("answered", "latency_s"), ("refused", "refusal_s"), ("sent late", "sent_late_s")):
+    rows = (
+        ("answered", "latency_s"),
+        ("refused", "refusal_s"),
+        ("Retry-After", "retry_after_s"),
+        ("sent late", "sent_late_s"),
+    )
+    for title, key in rows:
         if figures[key]:
             table.add_row(title, *(f"{value:.3f}" for value in figures[key].values()))
     out.print(table)

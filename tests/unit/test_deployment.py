@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,7 +16,13 @@ from serve_app import deployment, warmup
 from serve_app.callers import Callers
 from serve_app.deployment import Replica
 from serve_app.engine import fake
-from serve_app.errors import ConfigurationError, GenerationCancelled, GenerationFailed
+from serve_app.errors import (
+    ConfigurationError,
+    DeadlineUnreachable,
+    GenerationCancelled,
+    GenerationFailed,
+    QueueFull,
+)
 from serve_app.request import (
     GenerationRequest,
     GenerationResult,
@@ -106,6 +113,21 @@ async def test_acceptance_tells_what_is_to_be_done(replica: Replica) -> None:
         load = await anext(events)
         assert isinstance(load, ReplicaLoad)
         assert load.queued_images + load.running_images == 3
+
+
+async def test_a_refusal_is_told_with_the_load_and_not_raised() -> None:
+    replica = Replica(POOL.model_copy(update={"max_queued_images": 2}), "fake")
+    try:
+        (load,) = [event async for event in replica.generate(_request(num_images=3))]
+        assert isinstance(load, ReplicaLoad)
+        assert isinstance(load.refusal, QueueFull)
+        assert load.queued_images + load.running_images == 0
+        (late,) = [event async for event in replica.generate(_request(deadline=time.time() + 0.001))]
+        assert isinstance(late, ReplicaLoad)
+        assert isinstance(late.refusal, DeadlineUnreachable)
+        assert len((await _result(replica, _request(num_images=2))).images) == 2
+    finally:
+        replica.close()
 
 
 async def test_a_drawing_stops_when_its_caller_has_died() -> None:

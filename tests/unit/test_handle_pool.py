@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app import handle_pool
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
-from serve_app.errors import PoolUnavailable, QueueFull
+from serve_app.errors import DeadlineUnreachable, PoolUnavailable, QueueFull
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
 from serve_app.pool_status import PoolState
@@ -277,6 +277,49 @@ async def test_a_refusal_is_the_replicas_own() -> None:
         await _drawn(pool)
     assert refused.value.retry_after_s == 7.0
     assert pool.start_s() == 0.0
+
+
+async def test_a_full_pool_is_not_asked_again_until_it_may_have_room() -> None:
+    clock = Clock()
+    refused = Reply(replace(LOAD, refusal=QueueFull("full", 7.0)))  # 5 s for 3 pictures
+    handle = Handle(facts=[Reply(FACTS)], generate=[refused])
+    pool = _pool(handle, Watch(1), clock)
+    await pool.facts()
+    with pytest.raises(QueueFull, match="full"):
+        await _drawn(pool)
+    assert not refused.cancelled  # there is nothing to cancel
+    clock.now += 0.5
+    with pytest.raises(QueueFull) as again:  # the handle has no other answer
+        await _drawn(pool)
+    assert again.value.retry_after_s == pytest.approx(6.5)
+    assert (await pool.status()).requests_in_flight == 0
+    clock.now += 0.6
+    handle.replies["generate"] = [Reply(LOAD, RESULT)]
+    assert await _drawn(pool) == [RESULT]
+
+
+async def test_a_picture_that_ends_makes_room() -> None:
+    end = asyncio.Event()
+    replies = [Reply(LOAD, end, RESULT), Reply(replace(LOAD, refusal=QueueFull("full"))), Reply(LOAD, RESULT)]
+    pool = _pool(Handle(facts=[Reply(FACTS)], generate=replies), Watch(1))
+    await pool.facts()
+    drawing = asyncio.create_task(_drawn(pool))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            await _drawn(pool)
+    end.set()
+    await drawing
+    assert await _drawn(pool) == [RESULT]
+
+
+async def test_a_deadline_that_cannot_be_met_says_nothing_of_other_requests() -> None:
+    replies = [Reply(replace(LOAD, refusal=DeadlineUnreachable("too late"))), Reply(LOAD, RESULT)]
+    pool = _pool(Handle(facts=[Reply(FACTS)], generate=replies), Watch(1))
+    await pool.facts()
+    with pytest.raises(DeadlineUnreachable):
+        await _drawn(pool)
+    assert await _drawn(pool) == [RESULT]
 
 
 async def test_a_sleeping_pool_is_woken_when_its_start_pays() -> None:

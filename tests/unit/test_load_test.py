@@ -51,11 +51,12 @@ async def test_requests_do_not_wait_for_answers(service: FakeImageService) -> No
 
 async def test_refusals_failures_and_what_could_not_be_sent_are_told_apart(service: FakeImageService) -> None:
     load = Load(rate=100.0, duration_s=0.1, query={"width": 64, "height": 64}, max_in_flight=1)
-    service.failure = QueueFull("full")
+    service.failure = QueueFull("full", 6.5)
     async with client_for(service) as client:
         refused = await run(load, client)
     assert {sample.outcome for sample in refused} <= {"503", "not sent"}
     assert summary(load, refused)["refused"] >= 1
+    assert summary(load, refused)["retry_after_s"]["max"] == 7.0  # whole seconds, none too few
     service.failure = RuntimeError("a bug")
     async with client_for(service) as client:
         assert summary(load, await run(load, client))["outcomes"].get("500", 0) >= 1

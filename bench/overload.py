@@ -1,0 +1,211 @@
+"""Five times as much as the service bears: what it still draws, how soon it refuses the rest, and what that costs.
+
+Run ``python -m bench.overload``. It starts the whole service on this machine, measures its capacity with a closed loop,
+then sends ``--factor`` times as much for ``--seconds``, at random moments that wait for nobody's answer. The client is
+one asyncio process, which drops the pictures; what of the machine it takes itself is told. Tables go to stderr, the
+whole as JSON to stdout. The exit status is 1 when an aim is missed only with ``--strict``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.closed_loop import Ask, closed_loop, rate_per_s
+from bench.light_client import LightClient
+from bench.overload_figures import aims_of, overload_figures, process_figures
+from bench.whole_service import default_request, pool_for, read_processes, whole_service
+from serve_app.load_test import PROMPTS, Load, Sample, run
+from serve_app.settings import BUNDLED_MODEL, Settings, StoreSettings
+
+_LONE_PICTURES = 5
+_MOST_REFUSALS = 100
+_SETTLE_S = 10.0
+"""Most seconds at the beginning of each phase that are not counted."""
+
+
+async def lone_picture_s(client: LightClient, query: dict[str, Any]) -> float:
+    """Median seconds of a picture that nothing else is drawn beside."""
+    answers = await closed_loop(_asking(client, query), clients=1, pictures=_LONE_PICTURES)
+    return statistics.median(answer.latency_s for answer in answers)
+
+
+async def measured_capacity_per_s(
+    client: LightClient, query: dict[str, Any], *, clients: int, seconds: float, settle_s: float
+) -> float:
+    """Pictures a second that so many clients get who each ask for the next one when the last is there.
+
+    Args:
+        client: Of the service.
+        query: What each asks for.
+        clients: Enough of them to keep the device busy, and fewer than are refused.
+        seconds: Counted.
+        settle_s: Not counted, before.
+    """
+    answers = await closed_loop(_asking(client, query), clients=clients, seconds=settle_s + seconds)
+    return rate_per_s([answer.ended_s for answer in answers], settle_s, settle_s + seconds)
+
+
+def _asking(client: LightClient, query: dict[str, Any]) -> Ask:
+    async def ask(number: int) -> None:
+        params = {**query, "prompt": PROMPTS[number % len(PROMPTS)], "seed": number}
+        for _ in range(_MOST_REFUSALS):
+            answer = await client.get("imagine", params=params)
+            if answer.status_code != 503:
+                break
+            # On a slow machine the queue's bound is less than all the clients: the others keep the device busy.
+            await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
+        answer.raise_for_status()
+
+    return ask
+
+
+async def measure(
+    url: str,
+    query: dict[str, Any],
+    *,
+    max_queue_s: float,
+    factor: float = 5.0,
+    seconds: float = 120.0,
+    capacity_seconds: float = 60.0,
+    clients: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Capacity, then overload, of the service at `url`.
+
+    Args:
+        url: Its address.
+        query: Parameters of ``GET /imagine`` beside prompt and seed.
+        max_queue_s: The pool's own bound on accepted work.
+        factor: Arrivals over capacity.
+        seconds: Of overload.
+        capacity_seconds: Of the closed loop.
+        clients: Of the closed loop.
+        seed: Of the arrivals.
+
+    Returns:
+        `overload_figures`, with ``lone_s``, ``offered_per_s``, ``client_cores`` and ``processes`` (of this process's
+        children).
+    """
+    async with LightClient(url) as client:
+        lone_s = await lone_picture_s(client, query)
+        capacity = await measured_capacity_per_s(
+            client,
+            query,
+            clients=clients,
+            seconds=capacity_seconds,
+            settle_s=min(_SETTLE_S, capacity_seconds / 4),
+        )
+        if capacity <= 0:
+            raise RuntimeError(f"no picture came within {capacity_seconds:g} s")
+        load = Load(factor * capacity, seconds, query, seed=seed)
+        before, began, own_began = read_processes(), time.perf_counter(), time.process_time()
+        samples: list[Sample] = await run(load, client)
+        took_s, own_s = time.perf_counter() - began, time.process_time() - own_began
+        after = read_processes()
+    figures = overload_figures(
+        samples,
+        capacity_per_s=capacity,
+        bound_s=max_queue_s + lone_s,
+        settle_s=min(_SETTLE_S, seconds / 4),
+        seconds=seconds,
+    )
+    return {
+        "offered_per_s": round(load.rate, 3),
+        "lone_s": round(lone_s, 4),
+        **figures,
+        "client_cores": round(own_s / took_s, 3),
+        "processes": process_figures(before, after, took_s),
+    }
+
+
+def main(
+    model: Annotated[
+        str, typer.Option(help="As for `imagine serve`, or fake: a pipeline that only waits.")
+    ] = BUNDLED_MODEL,
+    seconds: Annotated[float, typer.Option(min=4.0, help="Seconds of overload.")] = 120.0,
+    capacity_seconds: Annotated[
+        float, typer.Option(min=2.0, help="Seconds in which the capacity is measured.")
+    ] = 60.0,
+    factor: Annotated[float, typer.Option(min=1.0, help="Load over capacity.")] = 5.0,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 16,
+    max_queue_s: Annotated[
+        float, typer.Option(min=0.5, help="The pool's bound on accepted work, in predicted seconds.")
+    ] = 10.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="num_inference_steps.")] = None,
+    side: Annotated[int | None, typer.Option(min=64, help="Pixels of width and height.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed is the same load.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when an aim is missed.")] = False,
+) -> None:
+    """Overload a service of this machine's own and tell how it bears it."""
+    query = default_request(model)
+    query |= {} if steps is None else {"num_inference_steps": steps}
+    query |= {} if side is None else {"width": side, "height": side}
+    with tempfile.TemporaryDirectory() as pictures:
+        settings = Settings(
+            pools=[pool_for(model, max_queue_s=max_queue_s)], store=StoreSettings(url=pictures)
+        )
+        with whole_service(settings) as url:
+            figures = asyncio.run(
+                measure(
+                    url,
+                    query,
+                    max_queue_s=max_queue_s,
+                    factor=factor,
+                    seconds=seconds,
+                    capacity_seconds=capacity_seconds,
+                    clients=clients,
+                    seed=seed,
+                )
+            )
+    aims = aims_of(figures)
+    _tell(figures, Console(stderr=True))
+    table = Table("aim", "met", "seen", box=None)
+    for aim in aims:
+        table.add_row(aim.name, "yes" if aim.met else "NO", aim.seen)
+    Console(stderr=True).print(table)
+    report = {"model": model, "query": query, "factor": factor, "seconds": seconds, "clients": clients}
+    met = {aim.name: aim.met for aim in aims}
+    print(json.dumps({**report, "max_queue_s": max_queue_s, "seed": seed, **figures, "aims": met}))
+    sys.exit(1 if strict and not all(met.values()) else 0)
+
+
+def _tell(figures: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"capacity {figures['capacity_per_s']:.2f} pictures/s, offered {figures['offered_per_s']:.2f}, "
+        f"goodput {figures['goodput_per_s']:.2f} ({figures['goodput_share']:.1%}); "
+        f"a lone picture takes {figures['lone_s']:.2f} s; this client took {figures['client_cores']:.2f} cores"
+    )
+    table = Table("seconds", "mean", "p50", "p90", "p95", "p99", "max", box=None)
+    titles = {
+        "accepted_s": "accepted",
+        "refusal_s": "time to refusal",
+        "retry_after_s": "Retry-After",
+        "sent_late_s": "sent late",
+    }
+    for name, title in titles.items():
+        if figures[name]:
+            table.add_row(title, *(f"{value:.3f}" for value in figures[name].values()))
+    console.print(table)
+    memory = Table("process", "MiB before", "MiB after", "grown", "cores", box=None)
+    for one in figures["processes"]:
+        memory.add_row(
+            one["process"],
+            *(f"{one[key]:.0f}" for key in ("rss_before_mib", "rss_after_mib")),
+            f"{one['grown_mib']:+.1f}",
+            f"{one['cores']:.2f}",
+        )
+    console.print(memory)
+
+
+if __name__ == "__main__":
+    typer.run(main)

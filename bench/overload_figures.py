@@ -1,0 +1,127 @@
+"""What an overload came to: `overload_figures`, and which of the `Aim`s it met."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.closed_loop import rate_per_s
+from bench.whole_service import ProcessReading
+from serve_app.load_test import Sample, percentiles
+
+LEAST_GOODPUT_SHARE = 0.95
+MOST_REFUSAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What is wanted of a figure.
+
+    Attributes:
+        name: What, with the bound.
+        met: Whether it was.
+        seen: The figure, for people.
+    """
+
+    name: str
+    met: bool
+    seen: str
+
+
+def overload_figures(
+    samples: Sequence[Sample],
+    *,
+    capacity_per_s: float,
+    bound_s: float,
+    settle_s: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The figures of one overload.
+
+    Args:
+        samples: All requests that were due.
+        capacity_per_s: Pictures a second of the same service under a closed loop.
+        bound_s: Seconds within which accepted work should be done; what takes longer is no goodput.
+        settle_s: The first seconds, in which queue and batches fill up, are left out of the goodput.
+        seconds: Of arrivals.
+
+    Returns:
+        Counts, rates, and latencies in seconds.
+    """
+    answered = [sample for sample in samples if sample.answered]
+    refused = [sample for sample in samples if sample.refused]
+    in_time = [sample.ended_s for sample in answered if sample.latency_s <= bound_s]
+    goodput_per_s = rate_per_s(in_time, settle_s, seconds)
+    waits = [sample.retry_after_s for sample in refused if sample.retry_after_s is not None]
+    return {
+        "requests": len(samples),
+        "outcomes": dict(Counter(sample.outcome for sample in samples)),
+        "failed": len(samples) - len(answered) - len(refused),
+        "capacity_per_s": round(capacity_per_s, 4),
+        "goodput_per_s": round(goodput_per_s, 4),
+        "goodput_share": round(goodput_per_s / capacity_per_s, 4),
+        "bound_s": round(bound_s, 3),
+        "beyond_bound": len(answered) - len(in_time),
+        "accepted_s": percentiles([sample.latency_s for sample in answered]),
+        # From when it was sent: that this client was late is not the service's doing.
+        "refusal_s": percentiles([sample.latency_s - sample.sent_late_s for sample in refused]),
+        "retry_after_s": percentiles(waits),
+        "retry_after_least_s": min(waits, default=None),
+        "refusals_without_retry_after": len(refused) - len(waits),
+        "sent_late_s": percentiles([s.sent_late_s for s in samples if s.outcome != "not sent"]),
+    }
+
+
+def aims_of(figures: dict[str, Any]) -> list[Aim]:
+    """Which aims the figures of `overload_figures` meet; where nothing was accepted or refused, none of it."""
+    accepted, refusal = figures["accepted_s"], figures["refusal_s"]
+    return [
+        Aim(
+            f"goodput is at least {LEAST_GOODPUT_SHARE:.0%} of the capacity",
+            figures["goodput_share"] >= LEAST_GOODPUT_SHARE,
+            f"{figures['goodput_share']:.1%}",
+        ),
+        Aim(
+            f"p99 of accepted work is within its bound of {figures['bound_s']:.2f} s",
+            bool(accepted) and accepted["p99"] <= figures["bound_s"],
+            f"{accepted['p99']:.2f} s" if accepted else "nothing was accepted",
+        ),
+        Aim(
+            f"p99 of the time to a refusal is below {MOST_REFUSAL_S * 1000:.0f} ms",
+            bool(refusal) and refusal["p99"] < MOST_REFUSAL_S,
+            f"{refusal['p99'] * 1000:.0f} ms" if refusal else "nothing was refused",
+        ),
+        Aim(
+            "every request is answered, or refused with Retry-After",
+            not figures["failed"] and not figures["refusals_without_retry_after"],
+            ", ".join(f"{count} x {outcome}" for outcome, count in sorted(figures["outcomes"].items())),
+        ),
+    ]
+
+
+def process_figures(
+    before: Sequence[ProcessReading], after: Sequence[ProcessReading], seconds: float
+) -> list[dict[str, Any]]:
+    """Memory and processor time of every process that lived before and after, the largest first.
+
+    Args:
+        before: Readings at the beginning.
+        after: At the end.
+        seconds: Between them.
+    """
+    first = {one.pid: one for one in before}
+    figures = [
+        {
+            "process": one.name,
+            "pid": one.pid,
+            "rss_before_mib": round(first[one.pid].rss_bytes / 2**20, 1),
+            "rss_after_mib": round(one.rss_bytes / 2**20, 1),
+            "grown_mib": round((one.rss_bytes - first[one.pid].rss_bytes) / 2**20, 1),
+            "cores": round((one.cpu_s - first[one.pid].cpu_s) / seconds, 3),
+        }
+        for one in after
+        if one.pid in first
+    ]
+    return sorted(figures, key=lambda one: -one["rss_after_mib"])

@@ -1,0 +1,137 @@
+"""Overload: its figures and aims, and a short run against a service in this process that has little room."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.overload import measure
+from bench.overload_figures import aims_of, overload_figures, process_figures
+from bench.whole_service import ProcessReading, pool_for, process_name, serve_actors
+from serve_app.errors import QueueFull
+from serve_app.fake_service import FakeImageService
+from serve_app.load_test import Sample
+from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.settings import Settings, StoreSettings
+from tests.unit.api.conftest import served
+
+
+def _samples() -> list[Sample]:
+    """Ten seconds: a picture every half second, and four times as many refusals."""
+    drawn = [Sample(number / 2, 0.0, 1.0, "200") for number in range(20)]
+    refused = [Sample(number / 8, 0.03, 0.04, "503", retry_after_s=2.0) for number in range(80)]
+    return [*drawn, *refused]
+
+
+def test_goodput_is_what_ended_in_time_within_the_counted_seconds() -> None:
+    figures = overload_figures(_samples(), capacity_per_s=2.0, bound_s=1.5, settle_s=2.0, seconds=10.0)
+    assert figures["goodput_per_s"] == pytest.approx(2.0)  # those that ended from 2.0 to 9.5
+    assert figures["goodput_share"] == 1.0
+    assert (figures["requests"], figures["failed"], figures["beyond_bound"]) == (100, 0, 0)
+    assert figures["accepted_s"]["p99"] == 1.0
+    assert figures["refusal_s"]["p99"] == pytest.approx(0.01)  # from when it was sent
+    assert figures["retry_after_least_s"] == figures["retry_after_s"]["max"] == 2.0
+    assert all(aim.met for aim in aims_of(figures))
+    late = overload_figures(_samples(), capacity_per_s=2.0, bound_s=0.5, settle_s=2.0, seconds=10.0)
+    assert late["goodput_per_s"] == 0.0
+    assert late["beyond_bound"] == 20
+
+
+def test_each_aim_can_be_missed() -> None:
+    def missed(samples: list[Sample], capacity_per_s: float = 2.0) -> list[int]:
+        figures = overload_figures(
+            samples, capacity_per_s=capacity_per_s, bound_s=1.5, settle_s=2.0, seconds=10.0
+        )
+        return [number for number, aim in enumerate(aims_of(figures)) if not aim.met]
+
+    good = _samples()
+    assert missed(good, capacity_per_s=2.2) == [0]
+    assert missed([*good[:-1], replace(good[0], latency_s=9.0)]) == [1]
+    assert missed([replace(one, latency_s=0.2) if one.refused else one for one in good]) == [2]
+    assert missed([*good, Sample(1.0, 0.0, 0.1, "500")]) == [3]
+    assert missed([*good, Sample(1.0, 0.0, 0.01, "503")]) == [3]  # without Retry-After
+    assert missed([]) == [0, 1, 2]
+
+
+def _reading(name: str, pid: int, mib: float, cpu_s: float = 1.0) -> ProcessReading:
+    return ProcessReading(pid, name, int(mib * 2**20), threads=3, files=4, cpu_s=cpu_s)
+
+
+def test_processes_are_compared_with_themselves() -> None:
+    before = [
+        _reading("raylet", 1, 50),
+        _reading("ServeReplica:imagine:default", 2, 700),
+        _reading("IDLE", 3, 60),
+    ]
+    after = [
+        _reading("raylet", 1, 51, 2.5),
+        _reading("ServeReplica:imagine:default", 2, 690),
+        _reading("new", 4, 9),
+    ]
+    replica, raylet = process_figures(before, after, 10.0)
+    assert (replica["process"], replica["grown_mib"]) == ("ServeReplica:imagine:default", -10.0)
+    assert (raylet["rss_before_mib"], raylet["rss_after_mib"], raylet["cores"]) == (50.0, 51.0, 0.15)
+    assert serve_actors(before) == {"ServeReplica:imagine:default": 1}
+
+
+def test_processes_are_named_by_what_they_are() -> None:
+    assert process_name(["ray::ServeReplica:imagine:Ingress"]) == "ServeReplica:imagine:Ingress"
+    assert process_name(["ray::ProxyActor.handle_request", ""]) == "ProxyActor"
+    assert process_name(["/x/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=y"]) == "raylet"
+    assert process_name(["/usr/bin/python3.11", "-u", "/x/ray/_private/log_monitor.py"]) == "log monitor"
+    assert process_name(["/usr/bin/sleep", "5"]) == "sleep"
+    assert process_name([]) == "ended"
+
+
+def test_the_fake_pipeline_has_an_accelerator_of_its_own() -> None:
+    assert pool_for("fake", max_queue_s=3.0).accelerator == "fake"
+    assert pool_for("small-sdxl").accelerator == "auto"
+
+
+class _Cramped(FakeImageService):
+    """Draws four at a time and refuses the rest."""
+
+    under_way = 0
+
+    async def stream(
+        self, draft: RequestDraft, *, progress: bool = False
+    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
+        if self.under_way >= 4:
+            raise QueueFull("full", 1.5)
+        self.under_way += 1
+        try:
+            async for event in super().stream(draft, progress=progress):
+                yield event
+        finally:
+            self.under_way -= 1
+
+
+@pytest.fixture
+def cramped_url(tmp_path: Path) -> Iterator[str]:
+    service = _Cramped(Settings(store=StoreSettings(url=str(tmp_path))), delay_s=0.02)
+    with served(service) as url:
+        yield url
+
+
+async def test_a_short_overload(cramped_url: str) -> None:
+    figures = await measure(
+        cramped_url,
+        {"width": 64, "height": 64, "num_inference_steps": 4},
+        max_queue_s=30.0,
+        factor=4.0,
+        seconds=1.5,
+        capacity_seconds=1.0,
+        clients=5,  # one of them is refused, and comes again
+    )
+    outcomes = figures["outcomes"]
+    assert set(outcomes) == {"200", "503"}
+    assert outcomes["503"] > outcomes["200"] > 0
+    assert figures["offered_per_s"] == pytest.approx(4 * figures["capacity_per_s"], rel=0.01)
+    assert figures["lone_s"] >= 0.08
+    assert figures["retry_after_least_s"] == 2.0  # whole seconds
+    assert 0 < figures["goodput_share"] < 4.0
+    assert figures["client_cores"] > 0
+    assert aims_of(figures)[3].met
