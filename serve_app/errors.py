@@ -6,6 +6,7 @@
     ├── InvalidRequest            the client can mend it (names a canonical field)
     │   ├── UnsupportedRequest    well-formed, but no pool's capabilities cover it
     │   └── UnknownModel          no pool serves the named model or pool
+    ├── InvalidApiKey             the request has no API key, or an unknown one
     ├── NotFound                  a picture or job that is not (or no longer) stored
     ├── Overloaded                refused at the door, with an honest retry-after
     │   ├── QueueFull             the bounded queue has no room
@@ -63,6 +64,10 @@ class UnsupportedRequest(InvalidRequest):
 
 class UnknownModel(InvalidRequest):
     """No pool serves the named model, or no pool has the name."""
+
+
+class InvalidApiKey(ImagineError):
+    """The request needs an API key and has none, or one that is not known."""
 
 
 class NotFound(ImagineError):

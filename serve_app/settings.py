@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.errors import ConfigurationError
@@ -270,6 +270,25 @@ class JobsSettings(BaseModel):
     webhook_attempts: Annotated[int, Field(ge=1, le=20)] = 6
 
 
+class AccessSettings(BaseModel):
+    """Who may use the service, and how much of it.
+
+    Attributes:
+        keys_file: File with the hash of every API key, a line each as ``imagine key`` prints it, where the ingress
+            runs; read again when it changes. None: no key is needed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    keys_file: str | None = None
+
+    @field_validator("keys_file")
+    @classmethod
+    def _absolute(cls, keys_file: str | None) -> str | None:
+        # Without following links: Kubernetes replaces a mounted Secret by turning one.
+        return keys_file and os.path.abspath(os.path.expanduser(keys_file))
+
+
 class Settings(BaseSettings):
     """The whole application.
 
@@ -277,6 +296,7 @@ class Settings(BaseSettings):
         pools: At least one; names are unique.
         store: Picture store.
         jobs: Jobs.
+        access: Keys and limits of callers.
         request_timeout_s: Longest time one request may take, seconds.
         max_body_bytes: Largest request body.
         max_upload_bytes: Largest picture that may be sent to be drawn again.
@@ -300,6 +320,7 @@ class Settings(BaseSettings):
     )
     store: StoreSettings = Field(default_factory=StoreSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000

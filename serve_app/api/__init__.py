@@ -18,6 +18,7 @@ from serve_app.api import (
     system,
     text2image,
 )
+from serve_app.api.access import Access, describe_keys
 from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import (
     BodyLimitMiddleware,
@@ -49,6 +50,9 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
     Args:
         settings: The application's settings.
         observer: Told of every request.
+
+    Raises:
+        ConfigurationError: The file of API keys cannot be used.
     """
     app = FastAPI(
         title="imagine",
@@ -61,6 +65,9 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
         docs_url=None,
         redoc_url=None,
     )
+    app.state.access = Access(settings)
+    if app.state.access.needs_key:
+        describe_keys(app)
     for wire_format in _WIRE_FORMATS:
         app.include_router(wire_format.router)
     install_fallbacks(app)

@@ -1,8 +1,8 @@
 """From domain and validation errors to statuses and each wire format's own error shape.
 
 A wire format has one `WireErrors`; `WireErrors.route_class` gives the APIRoute class of its router, so every
-refusal of its routes takes this one way out. What is raised outside of any route (no such path, body too
-large) is answered in the plain shape by `install_fallbacks`.
+request is let in by `serve_app.api.access.Access`, and every refusal takes this one way out. What is raised outside of
+any route (no such path, body too large) is answered in the plain shape by `install_fallbacks`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from serve_app import errors as domain
+from serve_app.api.access import CHALLENGE
 from serve_app.api.deps import request_id_of
 from serve_app.api.middleware import request_id_header
 
@@ -35,6 +36,7 @@ _STATUSES: tuple[tuple[type[domain.ImagineError], int, str], ...] = (
     (domain.UnknownModel, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown_model"),
     (domain.UnsupportedRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported"),
     (domain.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request"),
+    (domain.InvalidApiKey, HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
     (domain.NotFound, HTTPStatus.NOT_FOUND, "not_found"),
     (domain.TooManyJobs, HTTPStatus.TOO_MANY_REQUESTS, "too_many_jobs"),
     (domain.JobsUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
@@ -134,6 +136,8 @@ class WireErrors:
             name = self.client_field(error.field, request)
             message = f"{name}: {error.message}"
         headers = {}
+        if isinstance(error, domain.InvalidApiKey):
+            headers["WWW-Authenticate"] = CHALLENGE
         if isinstance(error, domain.Overloaded | domain.PoolUnavailable) and error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -151,6 +155,7 @@ class WireErrors:
 
                 async def handle_or_refuse(request: Request) -> Response:
                     try:
+                        await request.app.state.access.admit(request)
                         return await handle(request)
                     except (RequestValidationError, HTTPException, domain.ImagineError) as error:
                         return wire.respond(request, error)

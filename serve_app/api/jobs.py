@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from serve_app.api import sse
+from serve_app.api.caller import KEYED, caller_of
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.errors import ErrorBody, WireErrors, error_responses
 from serve_app.api.urls import base_url
@@ -158,11 +159,12 @@ async def submit(
 ) -> JobBody:
     """Answers as soon as the job is stored. From then on it is drawn, whatever dies or is restarted."""
     address = base_url(request, service.settings)
+    caller = caller_of(request, service.settings)
     order = JobOrder(
         draft=body.to_draft(),
         base_url=address,
         webhook_url=body.webhook_url,
-        idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, request),
+        idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, caller),
     )
     submission = await service.jobs.submit(order)
     answer = job_body(submission.job, address)
@@ -287,7 +289,7 @@ def _event_number(last_event_id: str | None) -> int:
     return int(text)
 
 
-def _hashed(key: str, body: JobRequest, request: Request) -> IdempotencyKey:
+def _hashed(key: str, body: JobRequest, caller: str) -> IdempotencyKey:
     """A key as it is stored: of this caller and this route alone, and not to be read back."""
     if not 1 <= len(key.strip()) <= 255:
         problem = {
@@ -296,7 +298,8 @@ def _hashed(key: str, body: JobRequest, request: Request) -> IdempotencyKey:
             "msg": "must have 1 to 255 characters",
         }
         raise RequestValidationError([problem])
-    scope = [request.method, router.prefix, request.headers.get("authorization", ""), key.strip()]
+    # The address of a caller without a key may change before it asks again.
+    scope = ["POST", router.prefix, caller if caller.startswith(KEYED) else "", key.strip()]
     order = json.dumps(body.model_dump(mode="json"), sort_keys=True)
     return IdempotencyKey(
         hash=hashlib.sha256(json.dumps(scope).encode()).hexdigest(),

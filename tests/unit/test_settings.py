@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
 from serve_app.settings import (
+    AccessSettings,
     CpuSettings,
     CudaSettings,
     JobsSettings,
@@ -33,6 +34,7 @@ POOLS = DOCUMENT.with_name("pools.md")
         (CpuSettings, "The accelerator cpu"),
         (StoreSettings, "The store"),
         (JobsSettings, "Jobs"),
+        (AccessSettings, "Access"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], heading: str) -> None:

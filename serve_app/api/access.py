@@ -1,0 +1,82 @@
+"""Who may use which route: `Access` is asked before a route reads anything but the headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette._utils import get_route_path
+
+from serve_app.api.caller import KEYED, presented_key
+from serve_app.api_keys import ApiKeys
+from serve_app.errors import InvalidApiKey
+from serve_app.settings import Settings
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/live", "/docs", "/openapi.json"})
+"""Read without a key: probes, the description of the service, and a front page that says no more."""
+
+OPEN_FOLDERS = ("/docs/assets/", "/images/")
+"""The same for what lies below. The address of a picture is a secret of its own: it holds 122 random bits."""
+
+CHALLENGE = 'Bearer realm="imagine", Basic realm="imagine"'
+
+
+class Access:
+    """Lets requests in, and says whose they are.
+
+    Args:
+        settings: The application's settings.
+
+    Raises:
+        ConfigurationError: The file of keys cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        file = settings.access.keys_file
+        self._keys = None if file is None else ApiKeys(Path(file))
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether there are keys at all."""
+        return self._keys is not None
+
+    async def admit(self, request: Request) -> None:
+        """Returns for a request that may go on; its caller is then known to `caller.caller_of`.
+
+        Raises:
+            InvalidApiKey: It needs a key and has none, or an unknown one.
+        """
+        if self._keys is None or _is_open(request):
+            return
+        key = presented_key(request.headers)
+        owner = await self._keys.owner(key) if key else None
+        if owner is None:
+            raise InvalidApiKey(
+                "This API key is not known here"
+                if key
+                else "An API key is needed: send it as Authorization: Bearer KEY, as the password of HTTP Basic, "
+                "or as X-Api-Key"
+            )
+        request.scope.setdefault("state", {})["caller"] = KEYED + owner
+
+
+def _is_open(request: Request) -> bool:
+    path = get_route_path(request.scope)
+    return request.method in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
+
+
+def describe_keys(app: FastAPI) -> None:
+    """Lets the OpenAPI document say that routes need a key, so that /docs asks for one."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = plain()
+        document.setdefault("components", {})["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
+        }
+        document["security"] = [{"bearer": []}, {"basic": []}]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]
