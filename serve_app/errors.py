@@ -11,6 +11,7 @@
     ├── Overloaded                refused at the door, with an honest retry-after
     │   ├── QueueFull             the bounded queue has no room
     │   ├── DeadlineUnreachable   it would not finish before its deadline
+    │   ├── LimitReached          the caller has drawn, or draws, as much as it may
     │   ├── TooManyJobs           as many jobs are unfinished as may be
     │   └── JobsUnavailable       the keeper of the jobs is being restarted; accepted jobs are safe
     ├── PoolUnavailable           a pool died or is not there yet: the router may go elsewhere
@@ -97,6 +98,10 @@ class QueueFull(Overloaded):
 
 class DeadlineUnreachable(Overloaded):
     """The request would not finish before its deadline."""
+
+
+class LimitReached(Overloaded):
+    """This caller has drawn, or is having drawn, as much as it may."""
 
 
 class TooManyJobs(Overloaded):

@@ -270,17 +270,41 @@ class JobsSettings(BaseModel):
     webhook_attempts: Annotated[int, Field(ge=1, le=20)] = 6
 
 
+class CallerLimits(BaseModel):
+    """How much one caller may draw; None: as much as the service can.
+
+    Attributes:
+        images_per_minute: Pictures, on average; a minute's worth may come at once.
+        max_images_in_flight: Pictures being drawn, or waiting to be, at a time; those of jobs do not count.
+        max_unfinished_jobs: Jobs accepted and not yet finished.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    images_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_images_in_flight: Annotated[int, Field(ge=1)] | None = None
+    max_unfinished_jobs: Annotated[int, Field(ge=1)] | None = None
+
+
 class AccessSettings(BaseModel):
     """Who may use the service, and how much of it.
 
     Attributes:
         keys_file: File with the hash of every API key, a line each as ``imagine key`` prints it, where the ingress
             runs; read again when it changes. None: no key is needed.
+        limits: Of every caller: of each key's owner, or else of each address.
+        limits_by_name: Of the owners of keys that have others.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     keys_file: str | None = None
+    limits: CallerLimits = Field(default_factory=CallerLimits)
+    limits_by_name: dict[str, CallerLimits] = Field(default_factory=dict)
+
+    def limits_for(self, caller: str) -> CallerLimits:
+        """The limits of a caller by the name that `serve_app.api.caller.caller_of` gives it."""
+        return self.limits_by_name.get(caller.removeprefix("key:"), self.limits)
 
     @field_validator("keys_file")
     @classmethod

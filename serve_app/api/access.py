@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette._utils import get_route_path
 
-from serve_app.api.caller import KEYED, presented_key
+from serve_app.api.caller import KEYED, caller_here, caller_of, presented_key
 from serve_app.api_keys import ApiKeys
 from serve_app.errors import InvalidApiKey
 from serve_app.settings import Settings
@@ -33,6 +33,7 @@ class Access:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         file = settings.access.keys_file
         self._keys = None if file is None else ApiKeys(Path(file))
 
@@ -42,15 +43,18 @@ class Access:
         return self._keys is not None
 
     async def admit(self, request: Request) -> None:
-        """Returns for a request that may go on; its caller is then known to `caller.caller_of`.
+        """Returns for a request that may go on; its caller is then in `caller.caller_here`.
 
         Raises:
             InvalidApiKey: It needs a key and has none, or an unknown one.
         """
-        if self._keys is None or _is_open(request):
-            return
+        if self._keys is not None and not _is_open(request):
+            request.scope.setdefault("state", {})["caller"] = KEYED + await self._owner(self._keys, request)
+        caller_here.set(caller_of(request, self._settings))
+
+    async def _owner(self, keys: ApiKeys, request: Request) -> str:
         key = presented_key(request.headers)
-        owner = await self._keys.owner(key) if key else None
+        owner = await keys.owner(key) if key else None
         if owner is None:
             raise InvalidApiKey(
                 "This API key is not known here"
@@ -58,7 +62,7 @@ class Access:
                 else "An API key is needed: send it as Authorization: Bearer KEY, as the password of HTTP Basic, "
                 "or as X-Api-Key"
             )
-        request.scope.setdefault("state", {})["caller"] = KEYED + owner
+        return owner
 
 
 def _is_open(request: Request) -> bool:

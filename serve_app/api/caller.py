@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+from contextvars import ContextVar
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -14,6 +15,9 @@ from serve_app.settings import Settings
 
 KEYED = "key:"
 """What the names of callers with a key begin with."""
+
+caller_here: ContextVar[str] = ContextVar("caller", default="")
+"""Whose HTTP request is being answered, as `caller_of` says."""
 
 _NOBODY = base64.b64encode(b":").decode()
 

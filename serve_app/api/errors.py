@@ -38,6 +38,7 @@ _STATUSES: tuple[tuple[type[domain.ImagineError], int, str], ...] = (
     (domain.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request"),
     (domain.InvalidApiKey, HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
     (domain.NotFound, HTTPStatus.NOT_FOUND, "not_found"),
+    (domain.LimitReached, HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_exceeded"),
     (domain.TooManyJobs, HTTPStatus.TOO_MANY_REQUESTS, "too_many_jobs"),
     (domain.JobsUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (domain.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),

@@ -22,7 +22,16 @@ from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.errors import ErrorBody, WireErrors, error_responses
 from serve_app.api.urls import base_url
 from serve_app.errors import ImagineError
-from serve_app.jobs import IdempotencyKey, JobBody, JobEvent, JobOrder, JobState, JobView, job_body
+from serve_app.jobs import (
+    IdempotencyKey,
+    JobBody,
+    JobEvent,
+    JobOrder,
+    JobState,
+    JobView,
+    Submission,
+    job_body,
+)
 from serve_app.jobs.body import ResultBody, client_field
 from serve_app.limits import (
     GuidanceScale,
@@ -160,13 +169,16 @@ async def submit(
     """Answers as soon as the job is stored. From then on it is drawn, whatever dies or is restarted."""
     address = base_url(request, service.settings)
     caller = caller_of(request, service.settings)
+    draft = body.to_draft()
     order = JobOrder(
-        draft=body.to_draft(),
+        draft=draft,
+        owner=hashlib.sha256(caller.encode()).hexdigest(),
+        max_unfinished=service.quotas.limits(caller).max_unfinished_jobs,
         base_url=address,
         webhook_url=body.webhook_url,
         idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, caller),
     )
-    submission = await service.jobs.submit(order)
+    submission = await _submitted(service, order, caller)
     answer = job_body(submission.job, address)
     response.headers["Location"] = answer.urls.status
     if idempotency_key is not None and not submission.created:
@@ -273,6 +285,20 @@ def _event_data(job: JobView, event: JobEvent, address: str) -> dict[str, Any]:
     if event.preview is not None:
         data["preview"] = base64.b64encode(event.preview).decode("ascii")
     return data
+
+
+async def _submitted(service: ImageService, order: JobOrder, caller: str) -> Submission:
+    """Hands the order in; its pictures count for the caller's minute if it is a new one."""
+    images = order.draft.num_images
+    await service.quotas.charge(caller, images)
+    created = False
+    try:
+        submission = await service.jobs.submit(order)
+        created = submission.created
+        return submission
+    finally:
+        if not created:
+            await service.quotas.give_back(caller, images)
 
 
 def _event_number(last_event_id: str | None) -> int:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from serve_app.errors import ConfigurationError
 from serve_app.settings import (
     AccessSettings,
+    CallerLimits,
     CpuSettings,
     CudaSettings,
     JobsSettings,
@@ -35,6 +36,7 @@ POOLS = DOCUMENT.with_name("pools.md")
         (StoreSettings, "The store"),
         (JobsSettings, "Jobs"),
         (AccessSettings, "Access"),
+        (CallerLimits, "Limits of a caller"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], heading: str) -> None:
