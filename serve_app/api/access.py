@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
 
 from serve_app.api.caller import KEYED, caller_here, caller_of, presented_key
 from serve_app.api_keys import ApiKeys
@@ -18,6 +19,10 @@ OPEN_PATHS = frozenset({"/", "/health", "/ready", "/live", "/docs", "/openapi.js
 
 OPEN_FOLDERS = ("/docs/assets/", "/images/")
 """The same for what lies below. The address of a picture is a secret of its own: it holds 122 random bits."""
+
+STAYS_CONNECTED = ("x-request-disconnect-disabled", "?1")
+"""By this header Ray Serve's proxy lets any client turn off that a request ends with its connection: drawings would go
+on for nobody. Ray's other headers do no harm: our own time limit is not Ray's, and a named model is not read."""
 
 CHALLENGE = 'Bearer realm="imagine", Basic realm="imagine"'
 
@@ -47,9 +52,13 @@ class Access:
 
         Raises:
             InvalidApiKey: It needs a key and has none, or an unknown one.
+            HTTPException: It tells Ray's proxy not to notice when its client leaves.
         """
         if self._keys is not None and not _is_open(request):
             request.scope.setdefault("state", {})["caller"] = KEYED + await self._owner(self._keys, request)
+        name, value = STAYS_CONNECTED
+        if request.headers.get(name, "").strip() == value:
+            raise HTTPException(400, f"{name} is not for clients; use on_disconnect=finish, or a job")
         caller_here.set(caller_of(request, self._settings))
 
     async def _owner(self, keys: ApiKeys, request: Request) -> str:

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from huggingface_hub import InferenceClient
 
 from serve_app.api import build_app
-from serve_app.api.access import OPEN_FOLDERS, OPEN_PATHS
+from serve_app.api.access import OPEN_FOLDERS, OPEN_PATHS, STAYS_CONNECTED
 from serve_app.api.deps import get_service
 from serve_app.api_keys import key_line, new_key
 from serve_app.fake_service import FakeImageService
@@ -205,3 +205,20 @@ def test_real_clients_get_in_and_are_told(guarded: FakeImageService, served_at: 
         openai.OpenAI(base_url=f"{url}/v1", api_key="wrong").models.list()
     assert caught.value.code == "invalid_api_key"
     assert InferenceClient(model=url, token=KEY).text_to_image("a fox").width == 512
+
+
+@pytest.mark.parametrize(("value", "status"), [("?1", 400), ("?0", 200), ("1", 200)])
+async def test_rays_proxy_is_not_told_to_overlook_a_client_that_leaves(
+    client: httpx.AsyncClient, guarded: FakeImageService, value: str, status: int
+) -> None:
+    headers = {"X-Api-Key": KEY, "X-Request-Disconnect-Disabled": value}
+    answer = await client.get("/imagine?prompt=a", headers=headers)
+    assert answer.status_code == status
+    assert bool(guarded.drafts) == (status == 200)
+
+
+def test_rays_names_of_these_headers_are_still_the_same() -> None:
+    from ray.serve._private import constants
+
+    assert STAYS_CONNECTED[0] == constants.SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER
+    assert constants.SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER == "x-request-timeout-seconds"
