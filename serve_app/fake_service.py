@@ -14,7 +14,7 @@ from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
 from serve_app.jobs import JobRunner
 from serve_app.live_drawings import LiveDrawingsHere
-from serve_app.metadata import picture_parameters
+from serve_app.metadata import NO_PARAMETERS, picture_parameters
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.quotas import Quotas
 from serve_app.request import (
@@ -235,7 +235,8 @@ class FakeImageService:
             request, index=index, model=self._facts.model, scheduler_name=scheduler_name
         )
         start = time.perf_counter()
-        data = images.encode(pixels, request.output, parameters)
+        told = parameters if self._settings.picture_metadata else NO_PARAMETERS
+        data = images.encode(pixels, request.output, told)
         return GeneratedImage(
             index=index,
             seed=seed,

@@ -294,6 +294,9 @@ class AccessSettings(BaseModel):
             runs; read again when it changes. None: no key is needed.
         limits: Of every caller: of each key's owner, or else of each address.
         limits_by_name: Of the owners of keys that have others.
+        image_url_secret: Signs the addresses of pictures, so that they end; whoever has a key needs no signature. None:
+            addresses are open to all who know them, for as long as the picture is kept.
+        image_url_max_age_s: Seconds for which a signed address opens.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -301,6 +304,14 @@ class AccessSettings(BaseModel):
     keys_file: str | None = None
     limits: CallerLimits = Field(default_factory=CallerLimits)
     limits_by_name: dict[str, CallerLimits] = Field(default_factory=dict)
+    image_url_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    image_url_max_age_s: Annotated[float, Field(gt=0)] = 3600.0
+
+    @model_validator(mode="after")
+    def _signatures_beside_keys(self) -> Self:
+        if self.image_url_secret is not None and self.keys_file is None:
+            raise ValueError("image_url_secret needs keys_file: without keys anybody may ask for any address")
+        return self
 
     def limits_for(self, caller: str) -> CallerLimits:
         """The limits of a caller by the name that `serve_app.api.caller.caller_of` gives it."""
@@ -333,6 +344,7 @@ class Settings(BaseSettings):
         public_url: Absolute base of urls in answers, when proxies do not say it; wins over the headers.
         log_format: ``json`` writes one JSON object per line in the replicas' logs.
         log_prompts: Write prompts to the log.
+        picture_metadata: Write into each picture how it was drawn; without it, ``/api/replay`` cannot read it.
         traces_url: OTLP/HTTP address that traces are sent to; None sends none.
         openai_model_aliases: Other model names that OpenAI clients may send, each with the model that draws for it.
     """
@@ -355,6 +367,7 @@ class Settings(BaseSettings):
     public_url: str | None = None
     log_format: Literal["text", "json"] = "text"
     log_prompts: bool = False
+    picture_metadata: bool = True
     traces_url: Annotated[str, Field(pattern=r"^https?://.+")] | None = None
     openai_model_aliases: dict[str, str] = Field(default_factory=dict)
 

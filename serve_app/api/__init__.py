@@ -25,6 +25,7 @@ from serve_app.api.middleware import (
     ForwardedPrefixMiddleware,
     MergeSlashesMiddleware,
     RequestIdMiddleware,
+    SafeHeadersMiddleware,
 )
 from serve_app.api.observing import HttpObserver, NoHttpObserver, ObservingMiddleware
 from serve_app.settings import Settings
@@ -81,5 +82,6 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)
     app.add_middleware(MergeSlashesMiddleware)
+    app.add_middleware(SafeHeadersMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -12,13 +12,15 @@ from starlette.exceptions import HTTPException
 from serve_app.api.caller import KEYED, caller_here, caller_of, presented_key
 from serve_app.api_keys import ApiKeys
 from serve_app.errors import InvalidApiKey
+from serve_app.picture_urls import PictureUrls
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/live", "/docs", "/openapi.json"})
 """Read without a key: probes, the description of the service, and a front page that says no more."""
 
 OPEN_FOLDERS = ("/docs/assets/", "/images/")
-"""The same for what lies below. The address of a picture is a secret of its own: it holds 122 random bits."""
+"""The same for what lies below. The address of a picture is a secret of its own: it holds 122 random bits, and where
+addresses are signed, a signature that ends."""
 
 STAYS_CONNECTED = ("x-request-disconnect-disabled", "?1")
 """By this header Ray Serve's proxy lets any client turn off that a request ends with its connection: drawings would go
@@ -39,6 +41,7 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._urls = PictureUrls(settings.access)
         file = settings.access.keys_file
         self._keys = None if file is None else ApiKeys(Path(file))
 
@@ -54,7 +57,7 @@ class Access:
             InvalidApiKey: It needs a key and has none, or an unknown one.
             HTTPException: It tells Ray's proxy not to notice when its client leaves.
         """
-        if self._keys is not None and not _is_open(request):
+        if self._keys is not None and not self._is_open(request):
             request.scope.setdefault("state", {})["caller"] = KEYED + await self._owner(self._keys, request)
         name, value = STAYS_CONNECTED
         if request.headers.get(name, "").strip() == value:
@@ -69,14 +72,17 @@ class Access:
                 "This API key is not known here"
                 if key
                 else "An API key is needed: send it as Authorization: Bearer KEY, as the password of HTTP Basic, "
-                "or as X-Api-Key"
+                "or as X-Api-Key. The address of a picture may have expired: ask for a fresh one"
             )
         return owner
 
-
-def _is_open(request: Request) -> bool:
-    path = get_route_path(request.scope)
-    return request.method in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
+    def _is_open(self, request: Request) -> bool:
+        path = get_route_path(request.scope)
+        if request.method not in ("GET", "HEAD"):
+            return False
+        if path.startswith("/images/"):
+            return self._urls.is_valid(path, request.query_params)
+        return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def describe_keys(app: FastAPI) -> None:

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from serve_app import errors as domain
 from serve_app.api.access import CHALLENGE
 from serve_app.api.deps import request_id_of
-from serve_app.api.middleware import request_id_header
+from serve_app.api.middleware import SAFE_HEADERS, request_id_header
 
 log = logging.getLogger(__name__)
 
@@ -181,11 +181,11 @@ def install_fallbacks(app: FastAPI) -> None:
         detail = ErrorDetail(
             code="internal", message="The service failed; see its log", request_id=request_id
         )
-        # This answer is made outside of all middleware, so it takes the header along itself.
+        # This answer is made outside of all middleware, so it takes its headers along itself.
         return JSONResponse(
             plain_body(Problem(status=500, detail=detail)),
             status_code=500,
-            headers=request_id_header(request.scope),
+            headers={**SAFE_HEADERS, **request_id_header(request.scope)},
         )
 
     app.add_exception_handler(HTTPException, refused)

@@ -45,6 +45,7 @@ from serve_app.limits import (
     ShortName,
     WholeNumber,
 )
+from serve_app.picture_urls import PictureUrls
 from serve_app.request import (
     ImageFormat,
     OutputOptions,
@@ -179,7 +180,7 @@ async def submit(
         idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, caller),
     )
     submission = await _submitted(service, order, caller)
-    answer = job_body(submission.job, address)
+    answer = job_body(submission.job, address, _urls(service))
     response.headers["Location"] = answer.urls.status
     if idempotency_key is not None and not submission.created:
         response.headers["Idempotent-Replayed"] = "true"
@@ -191,13 +192,13 @@ async def submit(
 async def status(job_id: str, request: Request, response: Response, service: Service) -> JobBody:
     """State, position, progress, and the result once it is finished. Any replica answers for any job."""
     response.headers["Cache-Control"] = "no-store"
-    return job_body(await service.jobs.get(job_id), base_url(request, service.settings))
+    return _body(await service.jobs.get(job_id), request, service)
 
 
 @router.delete("/{job_id}", summary="Stop a job", responses=_REFUSALS)
 async def cancel(job_id: str, request: Request, service: Service) -> JobBody:
     """Stops this job at its next step. One that has ended stays as it is; asking again changes nothing."""
-    return job_body(await service.jobs.cancel(job_id), base_url(request, service.settings))
+    return _body(await service.jobs.cancel(job_id), request, service)
 
 
 @router.get(
@@ -212,7 +213,7 @@ async def cancel(job_id: str, request: Request, service: Service) -> JobBody:
 )
 async def result(job_id: str, request: Request, service: Service) -> Response:
     """The addresses of the pictures once they are drawn; 202 before that, 409 when they will not come."""
-    answer = job_body(await service.jobs.get(job_id), base_url(request, service.settings))
+    answer = _body(await service.jobs.get(job_id), request, service)
     if answer.result is not None:
         return Response(answer.result.model_dump_json(), media_type="application/json")
     if answer.state.ended:
@@ -265,17 +266,17 @@ async def _event_stream(
                     yield sse.HEARTBEAT
                 else:
                     yield sse.encode_event(
-                        _event_data(job, event, address), event=event.kind, event_id=event.id
+                        _event_data(job, event, address, _urls(service)), event=event.kind, event_id=event.id
                     )
         except ImagineError as error:
             # The answer has begun, so its status cannot tell; a client comes back with Last-Event-ID.
             yield b": " + str(error).replace("\n", " ").encode() + b"\n\n"
 
 
-def _event_data(job: JobView, event: JobEvent, address: str) -> dict[str, Any]:
+def _event_data(job: JobView, event: JobEvent, address: str, pictures: PictureUrls) -> dict[str, Any]:
     """The job as it was at the event: all of it at the end, else what changes."""
     view = JobView(event.record or job.record, event.progress)
-    body = job_body(view, address).model_dump(mode="json")
+    body = job_body(view, address, pictures).model_dump(mode="json")
     if event.record is not None:
         return body
     keys = ("id", "state", "position", "step", "num_inference_steps", "progress", "eta_s", "message")
@@ -285,6 +286,14 @@ def _event_data(job: JobView, event: JobEvent, address: str) -> dict[str, Any]:
     if event.preview is not None:
         data["preview"] = base64.b64encode(event.preview).decode("ascii")
     return data
+
+
+def _urls(service: ImageService) -> PictureUrls:
+    return PictureUrls(service.settings.access)
+
+
+def _body(job: JobView, request: Request, service: ImageService) -> JobBody:
+    return job_body(job, base_url(request, service.settings), _urls(service))
 
 
 async def _submitted(service: ImageService, order: JobOrder, caller: str) -> Submission:

@@ -30,6 +30,7 @@ from serve_app.jobs.record_store import JobRecordStore
 from serve_app.jobs.records import JobRecord, JobState
 from serve_app.jobs.turns import Turns
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.picture_urls import PictureUrls
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
 
@@ -70,6 +71,7 @@ class JobRunner:
     ) -> None:
         self._settings = settings.jobs
         self._sweep_interval_s = settings.store.sweep_interval_s
+        self._urls = PictureUrls(settings.access)
         self._drawer = drawer
         self._records = JobRecordStore(settings.store, settings.jobs)
         self._webhooks = webhooks or Webhooks(settings.jobs)
@@ -327,7 +329,7 @@ class JobRunner:
         record = job.record
         if record.webhook_url is None or record.webhook != "pending":
             return
-        body = job_body(job.view, record.base_url).model_dump_json(exclude={"webhook"})
+        body = job_body(job.view, record.base_url, self._urls).model_dump_json(exclude={"webhook"})
         taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
         job.record = record.model_copy(update={"webhook": "delivered" if taken else "failed"})
         await self._records.put_done(job.record)

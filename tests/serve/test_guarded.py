@@ -18,8 +18,14 @@ from tests.running_service import RunningService
 
 WEB, PAGE, OLD = new_key(), new_key(), new_key()
 STEP_S = 0.02  # of the fake pipeline, whatever the rows
-LONG = {"prompt": "a", "num_inference_steps": 150, "guidance_scale": 0, "width": 64, "height": 64}
-SHORT = {**LONG, "num_inference_steps": 1}
+LONG: dict[str, Any] = {
+    "prompt": "a",
+    "num_inference_steps": 150,
+    "guidance_scale": 0,
+    "width": 64,
+    "height": 64,
+}
+SHORT: dict[str, Any] = {**LONG, "num_inference_steps": 1}
 
 
 @dataclass(frozen=True)
