@@ -26,7 +26,7 @@ SHAPES = {
     "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{20,}",
     "a JSON web token": r"\beyJ[0-9A-Za-z_-]{15,}\.eyJ[0-9A-Za-z_-]{15,}\.[0-9A-Za-z_-]{20,}",
     "a webhook secret": r"\bwhsec_[0-9A-Za-z+/]{32,}",
-    "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s:/@'\"{}$<>]+:[^\s:/@'\"{}$<>]{6,}@[^\s/]+",
+    "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s:/@'\"{}$<>]+:[^\s:/@'\"{}$<>]{6,}@[A-Za-z0-9.-]+",
 }
 KNOWN = {
     # The example of the Standard Webhooks specification itself.
