@@ -19,7 +19,7 @@ help:
 	@echo "make test-neuron  AWS Neuron's part of them alone, in an environment of its own"
 	@echo "make test-ipex  the tests of the cpu accelerator with Intel's extension for PyTorch, in .venv-ipex"
 	@echo "make test-open-webui  the real Open WebUI against the service (downloads 0.3 GB the first time)"
-	@echo "make check  lint, types, import rules, format"
+	@echo "make check  lint, types, import rules, format, secrets, locked packages"
 	@echo "make bench  one picture at a time against plain diffusers"
 	@echo "make bench-cuda   what a CUDA device makes of a full-size SDXL, each option apart, against diffusers"
 	@echo "make bench-full-size  a full-size SDXL on the CPU against plain diffusers: memory, step, decode (7 GB of disk)"
@@ -102,6 +102,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pip --disable-pip-version-check check
+	$(BIN)/python -m pytest -q tests/unit/test_no_secrets.py tests/unit/test_requirements.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -28,7 +28,7 @@ def main() -> int:
     except SettingError as error:
         print(f"gradio_ui: {error}", file=sys.stderr)
         return 1
-    service = HttpService(settings.service_url)
+    service = HttpService(settings.service_url, api_key=settings.api_key)
     config = uvicorn.Config(
         build(settings, service),
         host=settings.host,

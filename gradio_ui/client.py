@@ -119,16 +119,20 @@ class HttpService:
 
     Args:
         base_url: Root of the service.
+        api_key: Sent with every request as a bearer token; "" sends none.
         transport: For tests: what carries the requests instead of the network.
     """
 
-    def __init__(self, base_url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, base_url: str, *, api_key: str = "", transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._client = httpx.AsyncClient(
             base_url=self._base_url + "/",
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=512, max_keepalive_connections=32),
             trust_env=False,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
             transport=transport,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -29,6 +29,7 @@ class UiSettings:
         host: Address to listen on.
         port: Port to listen on.
         root_path: Path prefix that a proxy in front cuts off, or "".
+        api_key: The page's own key to the service, or "".
     """
 
     service_url: str = DEFAULT_SERVICE
@@ -37,11 +38,12 @@ class UiSettings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     root_path: str = ""
+    api_key: str = field(default="", repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Reads ``SERVICE_NAME``, ``MODEL_ENDPOINT``, ``SERVICE_PUBLIC_URL``, ``DASHBOARD_URL``, ``UI_HOST``,
-        ``UI_PORT`` and ``UI_ROOT_PATH``.
+        ``UI_PORT``, ``UI_ROOT_PATH`` and ``IMAGINE_API_KEY``.
 
         ``MODEL_ENDPOINT`` is the path of the simple GET route, as pages of this kind have always had it.
         What stands before its last part is where a proxy has mounted the service (``/serve/imagine``: ``/serve``).
@@ -67,7 +69,14 @@ class UiSettings:
             host=environment.get("UI_HOST", "").strip() or "127.0.0.1",
             port=int(port),
             root_path=environment.get("UI_ROOT_PATH", "").rstrip("/"),
+            api_key=_header_text(environment.get("IMAGINE_API_KEY", "").strip()),
         )
+
+
+def _header_text(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise SettingError("IMAGINE_API_KEY holds characters that no key has")
+    return key
 
 
 def _if_here(service: str) -> str:

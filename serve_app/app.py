@@ -113,7 +113,10 @@ def _pool_deployment(pool: PoolSettings, settings: Settings) -> serve.Applicatio
             "downscale_to_zero_delay_s": pool.downscale_to_zero_delay_s,
         }
     return PoolReplica.options(**options).bind(
-        pool, accelerator.name, follow_batches=settings.traces_url is not None
+        pool,
+        accelerator.name,
+        follow_batches=settings.traces_url is not None,
+        picture_metadata=settings.picture_metadata,
     )
 
 

@@ -85,6 +85,7 @@ class Replica:
         instruments: Record; None takes Ray's inside a replica, and none elsewhere.
         callers: Watches those who wait for drawings; None for one over the actors of the cluster.
         follow_batches: Whether results tell which batches each picture ran in.
+        picture_metadata: Whether files say how they were drawn.
 
     Raises:
         ConfigurationError: The model or the device cannot work, or the test picture failed.
@@ -98,10 +99,12 @@ class Replica:
         *,
         callers: Callers | None = None,
         follow_batches: bool = False,
+        picture_metadata: bool = True,
     ) -> None:
         join_serve_log()
         self._pool = pool
         self._accelerator_name = accelerator_name
+        self._picture_metadata = picture_metadata
         started = time.monotonic()
         pipeline = accelerators.get(accelerator_name).load_pipeline(pool)
         self._facts = PoolFacts(
@@ -280,6 +283,8 @@ class Replica:
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def _encode(self, request: GenerationRequest, index: int, pixels: Pixels) -> bytes:
+        if not self._picture_metadata:
+            return encode(pixels, request.output)
         scheduler_name = request.scheduler_name or self._facts.defaults.scheduler_name
         parameters = picture_parameters(
             request, index=index, model=self._pool.model, scheduler_name=scheduler_name

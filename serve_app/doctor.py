@@ -160,6 +160,8 @@ async def _drawn(client: httpx.AsyncClient, patience: httpx.Timeout, **query: An
     if answer.status_code == 422:  # fixed sizes: take the model's own
         del asked["width"], asked["height"]
         answer = await client.get("imagine", params=asked, timeout=patience)
+    if answer.status_code in (401, 403):
+        raise _Wrong(f"answers {answer.status_code}", "Give the key with --api-key or IMAGINE_API_KEY.")
     if answer.status_code in (429, 503):
         after = answer.headers.get("retry-after", "?")
         raise _Wrong(f"refused for now: {_message(answer)}", f"Try again in {after} s, or add replicas.")

@@ -6,10 +6,12 @@
     ├── InvalidRequest            the client can mend it (names a canonical field)
     │   ├── UnsupportedRequest    well-formed, but no pool's capabilities cover it
     │   └── UnknownModel          no pool serves the named model or pool
+    ├── InvalidApiKey             the request has no API key, or an unknown one
     ├── NotFound                  a picture or job that is not (or no longer) stored
     ├── Overloaded                refused at the door, with an honest retry-after
     │   ├── QueueFull             the bounded queue has no room
     │   ├── DeadlineUnreachable   it would not finish before its deadline
+    │   ├── LimitReached          the caller has drawn, or draws, as much as it may
     │   ├── TooManyJobs           as many jobs are unfinished as may be
     │   └── JobsUnavailable       the keeper of the jobs is being restarted; accepted jobs are safe
     ├── PoolUnavailable           a pool died or is not there yet: the router may go elsewhere
@@ -65,6 +67,10 @@ class UnknownModel(InvalidRequest):
     """No pool serves the named model, or no pool has the name."""
 
 
+class InvalidApiKey(ImagineError):
+    """The request needs an API key and has none, or one that is not known."""
+
+
 class NotFound(ImagineError):
     """A stored object that does not exist, or whose time is over."""
 
@@ -92,6 +98,10 @@ class QueueFull(Overloaded):
 
 class DeadlineUnreachable(Overloaded):
     """The request would not finish before its deadline."""
+
+
+class LimitReached(Overloaded):
+    """This caller has drawn, or is having drawn, as much as it may."""
 
 
 class TooManyJobs(Overloaded):

@@ -14,8 +14,9 @@ from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import PoolUnavailable, UnknownModel
 from serve_app.jobs import JobRunner
 from serve_app.live_drawings import LiveDrawingsHere
-from serve_app.metadata import picture_parameters
+from serve_app.metadata import NO_PARAMETERS, picture_parameters
 from serve_app.pool_status import PoolState, PoolStatus
+from serve_app.quotas import Quotas
 from serve_app.request import (
     GeneratedImage,
     GenerationRequest,
@@ -77,6 +78,7 @@ class FakeImageService:
         self._settings = settings
         self._store = PictureStore(settings.store)
         self._live = LiveDrawingsHere()
+        self._quotas = Quotas(settings.access)
         self._jobs = JobRunner(settings, self, self._store)
         self._facts = facts
         self.delay_s = delay_s
@@ -107,6 +109,11 @@ class FakeImageService:
     def jobs(self) -> JobRunner:
         """The jobs, kept in this process."""
         return self._jobs
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much each caller may draw, counted in this process."""
+        return self._quotas
 
     async def check(self, draft: RequestDraft) -> None:
         """Whether the one pool could draw it.
@@ -228,7 +235,8 @@ class FakeImageService:
             request, index=index, model=self._facts.model, scheduler_name=scheduler_name
         )
         start = time.perf_counter()
-        data = images.encode(pixels, request.output, parameters)
+        told = parameters if self._settings.picture_metadata else NO_PARAMETERS
+        data = images.encode(pixels, request.output, told)
         return GeneratedImage(
             index=index,
             seed=seed,

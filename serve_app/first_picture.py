@@ -34,11 +34,12 @@ class FirstPicture:
     height: int
 
 
-def draw_first_picture(base_url: str) -> FirstPicture:
+def draw_first_picture(base_url: str, api_key: str | None = None) -> FirstPicture:
     """Asks for a small picture and looks at it.
 
     Args:
         base_url: The service, without a trailing slash.
+        api_key: Sent as a bearer token.
 
     Raises:
         ConfigurationError: The service refused, or the picture is one flat colour.
@@ -50,10 +51,15 @@ def draw_first_picture(base_url: str) -> FirstPicture:
         "guidance_scale": 0,
         "seed": 0,
     }
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         # trust_env off: a proxy of the user's must not stand between two processes of one machine.
-        with httpx.Client(timeout=httpx.Timeout(TIMEOUT_S, connect=10.0), trust_env=False) as client:
-            pools = client.get(f"{base_url}/api/pools").raise_for_status().json()
+        timeout = httpx.Timeout(TIMEOUT_S, connect=10.0)
+        with httpx.Client(timeout=timeout, trust_env=False, headers=headers) as client:
+            answer = client.get(f"{base_url}/api/pools")
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                raise ConfigurationError("IMAGINE_API_KEY holds none of the keys of access.keys_file")
+            pools = answer.raise_for_status().json()
             if not all(pool["capabilities"]["fixed_sizes"] for pool in pools):
                 query |= {"width": SIDE, "height": SIDE}
             response = client.get(f"{base_url}/imagine", params=query)

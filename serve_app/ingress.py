@@ -20,6 +20,8 @@ from serve_app.jobs_handle import HandleJobs
 from serve_app.live_drawings import LiveDrawings, LiveDrawingsHere
 from serve_app.live_drawings_handle import LiveDrawingsThere
 from serve_app.pool_status import PoolStatus
+from serve_app.quotas import Quotas
+from serve_app.quotas_handle import QuotaBookThere
 from serve_app.replica_watch import ReplicaWatch
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.router import Router
@@ -71,6 +73,7 @@ class ImageIngress:
         self._http = HttpTelemetry(instruments)
         self._telemetry = DrawingTelemetry(instruments, tracer_for(settings.traces_url))
         self._live: LiveDrawings = LiveDrawingsHere() if live is None else LiveDrawingsThere(live)
+        self._quotas = Quotas(settings.access, None if live is None else QuotaBookThere(live))
         self._pools = handle_pools(settings, handles, self._telemetry)
         self._router = Router(self._pools)
         self._store = PictureStore(settings.store, StoreTelemetry(instruments))
@@ -104,6 +107,11 @@ class ImageIngress:
     def jobs(self) -> HandleJobs:
         """The jobs, which their own deployment keeps."""
         return self._jobs
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much each caller may draw."""
+        return self._quotas
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:
         """Facts of the first pool that the names allow and that answers.

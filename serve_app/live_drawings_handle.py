@@ -13,14 +13,24 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import PoolUnavailable
 from serve_app.live_drawings import LiveDrawing, LiveDrawingsHere
+from serve_app.quotas import QuotaBook
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 """A call takes a millisecond; one that takes longer means that the replica is being restarted."""
 
-LiveDrawingsDeployment: serve.Deployment = serve.deployment(name="LiveDrawings")(LiveDrawingsHere)
-"""`LiveDrawingsHere` as a deployment; it must have one replica, and needs neither torch nor a device."""
+
+class SharedByIngresses(LiveDrawingsHere, QuotaBook):
+    """What all ingress replicas must know alike: what is being drawn, and how much each caller has drawn."""
+
+    def __init__(self) -> None:
+        LiveDrawingsHere.__init__(self)
+        QuotaBook.__init__(self)
+
+
+LiveDrawingsDeployment: serve.Deployment = serve.deployment(name="LiveDrawings")(SharedByIngresses)
+"""`SharedByIngresses` as a deployment; it must have one replica, and needs neither torch nor a device."""
 
 
 class LiveDrawingsThere:

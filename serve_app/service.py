@@ -9,6 +9,7 @@ from serve_app.capabilities import PoolFacts
 from serve_app.jobs import JobKeeper
 from serve_app.live_drawings import LiveDrawings
 from serve_app.pool_status import PoolStatus
+from serve_app.quotas import Quotas
 from serve_app.request import GenerationResult, RequestDraft, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
@@ -35,6 +36,11 @@ class ImageService(Protocol):
     @property
     def jobs(self) -> JobKeeper:
         """The jobs."""
+        ...
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much each caller may draw."""
         ...
 
     async def facts(self, pool: str | None = None, model: str | None = None) -> PoolFacts:

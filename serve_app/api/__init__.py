@@ -18,12 +18,14 @@ from serve_app.api import (
     system,
     text2image,
 )
+from serve_app.api.access import Access, describe_keys
 from serve_app.api.errors import install_fallbacks
 from serve_app.api.middleware import (
     BodyLimitMiddleware,
     ForwardedPrefixMiddleware,
     MergeSlashesMiddleware,
     RequestIdMiddleware,
+    SafeHeadersMiddleware,
 )
 from serve_app.api.observing import HttpObserver, NoHttpObserver, ObservingMiddleware
 from serve_app.settings import Settings
@@ -49,6 +51,9 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
     Args:
         settings: The application's settings.
         observer: Told of every request.
+
+    Raises:
+        ConfigurationError: The file of API keys cannot be used.
     """
     app = FastAPI(
         title="imagine",
@@ -61,6 +66,9 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
         docs_url=None,
         redoc_url=None,
     )
+    app.state.access = Access(settings)
+    if app.state.access.needs_key:
+        describe_keys(app)
     for wire_format in _WIRE_FORMATS:
         app.include_router(wire_format.router)
     install_fallbacks(app)
@@ -74,5 +82,6 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)
     app.add_middleware(MergeSlashesMiddleware)
+    app.add_middleware(SafeHeadersMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -1,35 +1,47 @@
-"""Who sent a request, as far as a service without accounts can tell callers apart."""
+"""Who sent a request: the owner of its API key, or as far as callers can be told apart without keys."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import ipaddress
+from contextvars import ContextVar
 
 from fastapi import Request
+from starlette.datastructures import Headers
 
 from serve_app.settings import Settings
 
-_KEYED = "key:"
+KEYED = "key:"
+"""What the names of callers with a key begin with."""
+
+caller_here: ContextVar[str] = ContextVar("caller", default="")
+"""Whose HTTP request is being answered, as `caller_of` says."""
+
 _NOBODY = base64.b64encode(b":").decode()
 
 
 def caller_of(request: Request, settings: Settings) -> str:
     """An opaque name of the caller: the same for the same key, else for the same address.
 
-    The key is whatever ``Authorization`` or ``X-Api-Key`` holds, also of clients that send an arbitrary one. The
-    address is that of the connection, or, where forwarded headers are trusted, the last public one in
-    ``X-Forwarded-For``: those before it are the client's own words, those behind it our proxies.
+    Where API keys are checked (`serve_app.api.access`), the name is that of the key's owner. Elsewhere the key is
+    whatever ``Authorization`` or ``X-Api-Key`` holds, also of clients that send an arbitrary one. The address is that
+    of the connection, or, where forwarded headers are trusted, the last public one in ``X-Forwarded-For``: those
+    before it are the client's own words, those behind it our proxies.
 
     Args:
         request: The request.
         settings: The application's settings.
     """
+    owner = request.scope.get("state", {}).get("caller")
+    if owner is not None:
+        return str(owner)
     key = (
         _credentials(request.headers.get("authorization", "")) or request.headers.get("x-api-key", "").strip()
     )
     if key:
-        return _KEYED + hashlib.sha256(key.encode()).hexdigest()
+        return KEYED + hashlib.sha256(key.encode()).hexdigest()
     address = request.client.host if request.client else ""
     if settings.trust_forwarded_headers:
         address = _forwarded_address(request.headers.get("x-forwarded-for", "")) or address
@@ -41,7 +53,23 @@ def may_see(caller: str, owner: str) -> bool:
 
     Owners with a key keep theirs to themselves; the address of others may change between two requests.
     """
-    return caller == owner or not (caller.startswith(_KEYED) or owner.startswith(_KEYED))
+    return caller == owner or not (caller.startswith(KEYED) or owner.startswith(KEYED))
+
+
+def presented_key(headers: Headers) -> str:
+    """The API key of a request, or "": a bearer token, the password of HTTP Basic, or ``X-Api-Key``."""
+    scheme, _, secret = headers.get("authorization", "").strip().partition(" ")
+    secret = secret.strip()
+    if scheme.lower() == "bearer" and secret:
+        return secret
+    if scheme.lower() == "basic" and secret:
+        try:
+            password = base64.b64decode(secret, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            password = ""
+        if password:
+            return password
+    return headers.get("x-api-key", "").strip()
 
 
 def _credentials(authorization: str) -> str:

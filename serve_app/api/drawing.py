@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote
 
+from serve_app.api.caller import caller_here
 from serve_app.api.unattended import attended, detached
 from serve_app.errors import DeadlineExceeded, ImagineError
 from serve_app.request import GeneratedImage, GenerationResult, RequestDraft, StepProgress
@@ -61,9 +62,13 @@ async def draw(service: ImageService, draft: RequestDraft, keep_as: str | None =
     """
 
     _log_drawing(draft)
+    caller = caller_here.get()
 
     async def drawn() -> GenerationResult:
-        async with time_limit(service.settings.request_timeout_s) as deadline:
+        async with (
+            service.quotas.drawing(caller, draft.num_images),
+            time_limit(service.settings.request_timeout_s) as deadline,
+        ):
             result = await service.draw(replace(draft, deadline=deadline))
         if keep_as is not None:
             await store_pictures(service.store, keep_as, result)
@@ -86,10 +91,12 @@ async def follow(
     _log_drawing(draft)
     # At most one event for each step and place in the queue, so no limit of its own is needed.
     events: asyncio.Queue[StepProgress | None] = asyncio.Queue()
+    caller = caller_here.get()
 
     async def drawn() -> GenerationResult:
         try:
             async with (
+                service.quotas.drawing(caller, draft.num_images),
                 time_limit(service.settings.request_timeout_s) as deadline,
                 aclosing(service.stream(replace(draft, deadline=deadline), progress=True)) as stream,
             ):
@@ -145,7 +152,10 @@ async def draw_rounds(
         seconds = time.perf_counter() - start
         return await keep(position, result), seconds
 
-    async with time_limit(service.settings.request_timeout_s) as deadline:
+    async with (
+        service.quotas.drawing(caller_here.get(), sum(draft.num_images for draft in drafts)),
+        time_limit(service.settings.request_timeout_s) as deadline,
+    ):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -1,8 +1,8 @@
 """From domain and validation errors to statuses and each wire format's own error shape.
 
 A wire format has one `WireErrors`; `WireErrors.route_class` gives the APIRoute class of its router, so every
-refusal of its routes takes this one way out. What is raised outside of any route (no such path, body too
-large) is answered in the plain shape by `install_fallbacks`.
+request is let in by `serve_app.api.access.Access`, and every refusal takes this one way out. What is raised outside of
+any route (no such path, body too large) is answered in the plain shape by `install_fallbacks`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from serve_app import errors as domain
+from serve_app.api.access import CHALLENGE
 from serve_app.api.deps import request_id_of
-from serve_app.api.middleware import request_id_header
+from serve_app.api.middleware import SAFE_HEADERS, request_id_header
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ _STATUSES: tuple[tuple[type[domain.ImagineError], int, str], ...] = (
     (domain.UnknownModel, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown_model"),
     (domain.UnsupportedRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported"),
     (domain.InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request"),
+    (domain.InvalidApiKey, HTTPStatus.UNAUTHORIZED, "invalid_api_key"),
     (domain.NotFound, HTTPStatus.NOT_FOUND, "not_found"),
+    (domain.LimitReached, HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_exceeded"),
     (domain.TooManyJobs, HTTPStatus.TOO_MANY_REQUESTS, "too_many_jobs"),
     (domain.JobsUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (domain.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
@@ -134,6 +137,8 @@ class WireErrors:
             name = self.client_field(error.field, request)
             message = f"{name}: {error.message}"
         headers = {}
+        if isinstance(error, domain.InvalidApiKey):
+            headers["WWW-Authenticate"] = CHALLENGE
         if isinstance(error, domain.Overloaded | domain.PoolUnavailable) and error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -151,6 +156,7 @@ class WireErrors:
 
                 async def handle_or_refuse(request: Request) -> Response:
                     try:
+                        await request.app.state.access.admit(request)
                         return await handle(request)
                     except (RequestValidationError, HTTPException, domain.ImagineError) as error:
                         return wire.respond(request, error)
@@ -175,11 +181,11 @@ def install_fallbacks(app: FastAPI) -> None:
         detail = ErrorDetail(
             code="internal", message="The service failed; see its log", request_id=request_id
         )
-        # This answer is made outside of all middleware, so it takes the header along itself.
+        # This answer is made outside of all middleware, so it takes its headers along itself.
         return JSONResponse(
             plain_body(Problem(status=500, detail=detail)),
             status_code=500,
-            headers=request_id_header(request.scope),
+            headers={**SAFE_HEADERS, **request_id_header(request.scope)},
         )
 
     app.add_exception_handler(HTTPException, refused)

@@ -17,11 +17,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from serve_app.api import sse
+from serve_app.api.caller import KEYED, caller_of
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.errors import ErrorBody, WireErrors, error_responses
 from serve_app.api.urls import base_url
 from serve_app.errors import ImagineError
-from serve_app.jobs import IdempotencyKey, JobBody, JobEvent, JobOrder, JobState, JobView, job_body
+from serve_app.jobs import (
+    IdempotencyKey,
+    JobBody,
+    JobEvent,
+    JobOrder,
+    JobState,
+    JobView,
+    Submission,
+    job_body,
+)
 from serve_app.jobs.body import ResultBody, client_field
 from serve_app.limits import (
     GuidanceScale,
@@ -35,6 +45,7 @@ from serve_app.limits import (
     ShortName,
     WholeNumber,
 )
+from serve_app.picture_urls import PictureUrls
 from serve_app.request import (
     ImageFormat,
     OutputOptions,
@@ -158,14 +169,18 @@ async def submit(
 ) -> JobBody:
     """Answers as soon as the job is stored. From then on it is drawn, whatever dies or is restarted."""
     address = base_url(request, service.settings)
+    caller = caller_of(request, service.settings)
+    draft = body.to_draft()
     order = JobOrder(
-        draft=body.to_draft(),
+        draft=draft,
+        owner=hashlib.sha256(caller.encode()).hexdigest(),
+        max_unfinished=service.quotas.limits(caller).max_unfinished_jobs,
         base_url=address,
         webhook_url=body.webhook_url,
-        idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, request),
+        idempotency_key=None if idempotency_key is None else _hashed(idempotency_key, body, caller),
     )
-    submission = await service.jobs.submit(order)
-    answer = job_body(submission.job, address)
+    submission = await _submitted(service, order, caller)
+    answer = job_body(submission.job, address, _urls(service))
     response.headers["Location"] = answer.urls.status
     if idempotency_key is not None and not submission.created:
         response.headers["Idempotent-Replayed"] = "true"
@@ -177,13 +192,13 @@ async def submit(
 async def status(job_id: str, request: Request, response: Response, service: Service) -> JobBody:
     """State, position, progress, and the result once it is finished. Any replica answers for any job."""
     response.headers["Cache-Control"] = "no-store"
-    return job_body(await service.jobs.get(job_id), base_url(request, service.settings))
+    return _body(await service.jobs.get(job_id), request, service)
 
 
 @router.delete("/{job_id}", summary="Stop a job", responses=_REFUSALS)
 async def cancel(job_id: str, request: Request, service: Service) -> JobBody:
     """Stops this job at its next step. One that has ended stays as it is; asking again changes nothing."""
-    return job_body(await service.jobs.cancel(job_id), base_url(request, service.settings))
+    return _body(await service.jobs.cancel(job_id), request, service)
 
 
 @router.get(
@@ -198,7 +213,7 @@ async def cancel(job_id: str, request: Request, service: Service) -> JobBody:
 )
 async def result(job_id: str, request: Request, service: Service) -> Response:
     """The addresses of the pictures once they are drawn; 202 before that, 409 when they will not come."""
-    answer = job_body(await service.jobs.get(job_id), base_url(request, service.settings))
+    answer = _body(await service.jobs.get(job_id), request, service)
     if answer.result is not None:
         return Response(answer.result.model_dump_json(), media_type="application/json")
     if answer.state.ended:
@@ -251,17 +266,17 @@ async def _event_stream(
                     yield sse.HEARTBEAT
                 else:
                     yield sse.encode_event(
-                        _event_data(job, event, address), event=event.kind, event_id=event.id
+                        _event_data(job, event, address, _urls(service)), event=event.kind, event_id=event.id
                     )
         except ImagineError as error:
             # The answer has begun, so its status cannot tell; a client comes back with Last-Event-ID.
             yield b": " + str(error).replace("\n", " ").encode() + b"\n\n"
 
 
-def _event_data(job: JobView, event: JobEvent, address: str) -> dict[str, Any]:
+def _event_data(job: JobView, event: JobEvent, address: str, pictures: PictureUrls) -> dict[str, Any]:
     """The job as it was at the event: all of it at the end, else what changes."""
     view = JobView(event.record or job.record, event.progress)
-    body = job_body(view, address).model_dump(mode="json")
+    body = job_body(view, address, pictures).model_dump(mode="json")
     if event.record is not None:
         return body
     keys = ("id", "state", "position", "step", "num_inference_steps", "progress", "eta_s", "message")
@@ -271,6 +286,28 @@ def _event_data(job: JobView, event: JobEvent, address: str) -> dict[str, Any]:
     if event.preview is not None:
         data["preview"] = base64.b64encode(event.preview).decode("ascii")
     return data
+
+
+def _urls(service: ImageService) -> PictureUrls:
+    return PictureUrls(service.settings.access)
+
+
+def _body(job: JobView, request: Request, service: ImageService) -> JobBody:
+    return job_body(job, base_url(request, service.settings), _urls(service))
+
+
+async def _submitted(service: ImageService, order: JobOrder, caller: str) -> Submission:
+    """Hands the order in; its pictures count for the caller's minute if it is a new one."""
+    images = order.draft.num_images
+    await service.quotas.charge(caller, images)
+    created = False
+    try:
+        submission = await service.jobs.submit(order)
+        created = submission.created
+        return submission
+    finally:
+        if not created:
+            await service.quotas.give_back(caller, images)
 
 
 def _event_number(last_event_id: str | None) -> int:
@@ -287,7 +324,7 @@ def _event_number(last_event_id: str | None) -> int:
     return int(text)
 
 
-def _hashed(key: str, body: JobRequest, request: Request) -> IdempotencyKey:
+def _hashed(key: str, body: JobRequest, caller: str) -> IdempotencyKey:
     """A key as it is stored: of this caller and this route alone, and not to be read back."""
     if not 1 <= len(key.strip()) <= 255:
         problem = {
@@ -296,7 +333,8 @@ def _hashed(key: str, body: JobRequest, request: Request) -> IdempotencyKey:
             "msg": "must have 1 to 255 characters",
         }
         raise RequestValidationError([problem])
-    scope = [request.method, router.prefix, request.headers.get("authorization", ""), key.strip()]
+    # The address of a caller without a key may change before it asks again.
+    scope = ["POST", router.prefix, caller if caller.startswith(KEYED) else "", key.strip()]
     order = json.dumps(body.model_dump(mode="json"), sort_keys=True)
     return IdempotencyKey(
         hash=hashlib.sha256(json.dumps(scope).encode()).hexdigest(),

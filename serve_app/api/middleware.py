@@ -69,6 +69,38 @@ def request_id_header(scope: Scope) -> dict[str, str]:
     return {REQUEST_ID_HEADER: state["request_id"]}
 
 
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    # An answer's address may be a picture's, which is a secret.
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+}
+"""Of every answer: browsers guess no other type, tell no other site the address, and frame no page of ours."""
+
+
+class SafeHeadersMiddleware:
+    """Adds `SAFE_HEADERS` to answers that do not have them.
+
+    Args:
+        app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_safely if scope["type"] == "http" else send)
+
+
 class BodyLimitMiddleware:
     """Refuses a body that is too large, by its announced length or while it arrives.
 

@@ -35,6 +35,7 @@ from serve_app.limits import (
     RequiredPrompt,
     Seed,
 )
+from serve_app.picture_urls import PictureUrls
 from serve_app.request import GenerationResult, RequestDraft, new_request_id, random_seed
 from serve_app.service import ImageService
 from serve_app.store import GRID_NAME, PictureStore, picture_name
@@ -211,10 +212,12 @@ async def text2image(
     picture_id = kept_id or new_request_id()
     rounds, store_s = await attended(_draw_and_store(service, body, picture_id), kept_id)
     response.headers.update(drawing_headers([result for result, _ in rounds], store_s=store_s))
-    folder = f"{base_url(request, service.settings)}/images/{picture_id}"
+    base, urls = base_url(request, service.settings), PictureUrls(service.settings.access)
     output = [
         OutputEntry(
-            latencySeconds=seconds, url=f"{folder}/{picture_name(number, image.index)}", seed=image.seed
+            latencySeconds=seconds,
+            url=urls.url(base, picture_id, picture_name(number, image.index)),
+            seed=image.seed,
         )
         for number, (result, seconds) in enumerate(rounds)
         for image in result.images
@@ -223,7 +226,8 @@ async def text2image(
     total_s = max(seconds for _, seconds in rounds)
     average_s = total_s / len(output)
     if body.number > 1:
-        output.append(OutputEntry(latencySeconds=total_s, url=f"{folder}/{GRID_NAME}", seed=None))
+        grid_url = urls.url(base, picture_id, GRID_NAME)
+        output.append(OutputEntry(latencySeconds=total_s, url=grid_url, seed=None))
     return Text2ImageResponse(
         id=picture_id,
         generationTimeSeconds=total_s,

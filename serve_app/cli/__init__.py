@@ -11,6 +11,7 @@ from serve_app.cli.bench import bench
 from serve_app.cli.compile import compile_model
 from serve_app.cli.doctor import doctor
 from serve_app.cli.generate import generate
+from serve_app.cli.key import key
 from serve_app.cli.models import models
 from serve_app.cli.serve import serve
 
@@ -26,6 +27,7 @@ app.command()(batch)
 app.command()(bench)
 app.command()(doctor)
 app.command()(models)
+app.command()(key)
 app.command("compile")(compile_model)
 
 

@@ -114,6 +114,7 @@ def serve(
             },
             pictures=pictures,
         )
+        api_key = _own_key(settings)
         check_port(host, port)
         if metrics_port is not None:
             check_port("0.0.0.0", metrics_port, setting="METRICS_PORT")
@@ -140,7 +141,7 @@ def serve(
         with progress_console.status("Drawing a test picture through the service ..."):
             from serve_app.first_picture import draw_first_picture
 
-            first = draw_first_picture(base_url)
+            first = draw_first_picture(base_url, api_key)
             if page is not None and page_url is not None:
                 page.wait_until_ready(page_url)
         seconds = time.monotonic() - started
@@ -230,6 +231,25 @@ def _check_models(settings: Any) -> None:
     check_disk(*folders)
 
 
+def _own_key(settings: Any) -> str | None:
+    """The key for the test picture, which the web page takes from the environment too; None where none is needed.
+
+    Raises:
+        ConfigurationError: One is needed and not given, or the file of keys cannot be used.
+    """
+    if settings.access.keys_file is None:
+        return None
+    from serve_app.api_keys import ApiKeys
+
+    ApiKeys(Path(settings.access.keys_file))
+    key = os.environ.get("IMAGINE_API_KEY", "").strip()
+    if not key:
+        raise ConfigurationError(
+            "access.keys_file is set: put one of its keys into IMAGINE_API_KEY, for the test picture and the web page"
+        )
+    return key
+
+
 def _share_of_cores(replicas: int) -> int | None:
     """Threads of one of several replicas on this machine; None leaves the choice for a single one."""
     from serve_app.cpu_topology import physical_cores
@@ -278,9 +298,8 @@ def _announce(
     out.print(f"  API        {base_url}")
     out.print(f"  API docs   {base_url}/docs")
     out.print(f"  Browser    {base_url}/imagine?prompt=a red star on a blue background", soft_wrap=True)
-    command = (
-        f"curl -G {base_url}/imagine --data-urlencode 'prompt=a red star on a blue background' -o star.png"
-    )
+    key = ' -H "Authorization: Bearer $IMAGINE_API_KEY"' if settings.access.keys_file else ""
+    command = f"curl -G {base_url}/imagine{key} --data-urlencode 'prompt=a red star on a blue background' -o star.png"
     out.print(f"  Try        {command}", soft_wrap=True, highlight=False)
     out.print(f"  Pictures   {settings.store.url} (those answered by url; /imagine answers the file itself)")
     out.print(f"  Metrics    {service.metrics_url} (Prometheus)")

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.jobs.keeper import JobView
 from serve_app.jobs.records import JobError, JobState
+from serve_app.picture_urls import PictureUrls
 
 _CLIENT_FIELDS = {"size": "width", "scheduler_name": "scheduler", "deadline": "deadline_s"}
 
@@ -75,12 +76,13 @@ class JobBody(BaseModel):
     urls: JobUrls
 
 
-def job_body(job: JobView, base_url: str) -> JobBody:
+def job_body(job: JobView, base_url: str, pictures: PictureUrls) -> JobBody:
     """Renders a job.
 
     Args:
         job: The job.
         base_url: Address of the service's root as the reader reaches it, without a slash at the end.
+        pictures: Makes the addresses of its pictures.
     """
     record, progress = job.record, job.progress
     address = f"{base_url}/api/jobs/{record.id}"
@@ -89,7 +91,7 @@ def job_body(job: JobView, base_url: str) -> JobBody:
         name = client_field(error.field)
         error = error.model_copy(update={"field": name, "message": f"{name}: {error.message}"})
     images = [
-        ImageBody(url=f"{base_url}/images/{record.id}/{image.name}", **image.model_dump(exclude={"name"}))
+        ImageBody(url=pictures.url(base_url, record.id, image.name), **image.model_dump(exclude={"name"}))
         for image in (result.images if result else ())
     ]
     return JobBody(

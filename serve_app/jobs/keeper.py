@@ -33,12 +33,16 @@ class JobOrder:
         base_url: Address under which the client reached the service.
         webhook_url: Told of the end, or None.
         idempotency_key: The client's, or None.
+        owner: Stands for the caller, without telling who that is.
+        max_unfinished: Most unfinished jobs of the owner, this one among them; None for no limit of its own.
     """
 
     draft: RequestDraft
     base_url: str = ""
     webhook_url: str | None = None
     idempotency_key: IdempotencyKey | None = None
+    owner: str = ""
+    max_unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

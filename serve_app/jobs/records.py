@@ -114,6 +114,7 @@ class JobRecord(_Stored):
         id: Unguessable id; the request id of its drawing and the folder of its pictures too.
         draft: What to draw; its seed and its deadline are fixed here.
         created_at: Unix time of acceptance, in seconds.
+        owner: Stands for the caller that handed it in.
         base_url: Under which the client reached the service; for the urls in the webhook.
         webhook_url: Told of the end, or None.
         webhook: Whether that has happened; None without one.
@@ -130,6 +131,7 @@ class JobRecord(_Stored):
     id: str
     draft: RequestDraft
     created_at: float
+    owner: str = ""
     base_url: str = ""
     webhook_url: str | None = None
     webhook: Literal["pending", "delivered", "failed"] | None = None

@@ -30,6 +30,7 @@ from serve_app.jobs.record_store import JobRecordStore
 from serve_app.jobs.records import JobRecord, JobState
 from serve_app.jobs.turns import Turns
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.picture_urls import PictureUrls
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
 
@@ -70,6 +71,7 @@ class JobRunner:
     ) -> None:
         self._settings = settings.jobs
         self._sweep_interval_s = settings.store.sweep_interval_s
+        self._urls = PictureUrls(settings.access)
         self._drawer = drawer
         self._records = JobRecordStore(settings.store, settings.jobs)
         self._webhooks = webhooks or Webhooks(settings.jobs)
@@ -77,7 +79,7 @@ class JobRunner:
         self._drawing = JobDrawing(settings, drawer, pictures, self._turns, first_pause_s=first_pause_s)
         self._jobs: dict[str, Job] = {}  # something is left to do for them
         self._ended: dict[str, Job] = {}  # the last ones, for readers who are a little late
-        self._accepting: set[str] = set()
+        self._accepting: dict[str, str] = {}  # and whose they are
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._end_times: deque[float] = deque(maxlen=16)
         self._recovered = asyncio.Event()
@@ -210,13 +212,15 @@ class JobRunner:
                     f"{self._settings.max_unfinished} jobs are unfinished, and no more may be",
                     retry_after_s=self._seconds_per_job(),
                 )
-            self._accepting.add(job_id)
+            self._refuse_too_many_of(order)
+            self._accepting[job_id] = order.owner
             try:
                 await self._check(order)
                 record = JobRecord(
                     id=job_id,
                     draft=order.draft,
                     created_at=time.time(),
+                    owner=order.owner,
                     base_url=order.base_url,
                     webhook_url=order.webhook_url,
                     webhook="pending" if order.webhook_url else None,
@@ -228,7 +232,17 @@ class JobRunner:
                 await self._records.put_open(record)
                 return Submission(self._begin(record).view, created=True)
             finally:
-                self._accepting.discard(job_id)
+                self._accepting.pop(job_id, None)
+
+    def _refuse_too_many_of(self, order: JobOrder) -> None:
+        if order.max_unfinished is None:
+            return
+        owners = [job.record.owner for job in self._jobs.values()] + list(self._accepting.values())
+        if owners.count(order.owner) >= order.max_unfinished:
+            raise TooManyJobs(
+                f"{order.max_unfinished} of your jobs are unfinished, and no more may be",
+                retry_after_s=self._seconds_per_job(),
+            )
 
     async def _accepted_before(self, order: JobOrder) -> JobView | None:
         job = self._in_memory(order.draft.request_id)
@@ -315,7 +329,7 @@ class JobRunner:
         record = job.record
         if record.webhook_url is None or record.webhook != "pending":
             return
-        body = job_body(job.view, record.base_url).model_dump_json(exclude={"webhook"})
+        body = job_body(job.view, record.base_url, self._urls).model_dump_json(exclude={"webhook"})
         taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
         job.record = record.model_copy(update={"webhook": "delivered" if taken else "failed"})
         await self._records.put_done(job.record)

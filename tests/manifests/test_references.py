@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from tests.manifests.rendering import (
     render_with,
 )
 
-EVERYTHING = ("dashboard-nginx", "gateway-api", "gcs-fault-tolerance", "output-s3")
+EVERYTHING = ("api-keys", "dashboard-nginx", "gateway-api", "gcs-fault-tolerance", "output-s3")
 DOCUMENTED_SECRETS = ROOT / "docs" / "deploy" / "secrets.md"
 MADE_BY_KUBERAY = {"imagine-serve-svc": 8000, "imagine-head-svc": 8265}
 UPGRADES = {"NewCluster", "NewClusterWithIncrementalUpgrade", "None"}
@@ -393,3 +394,20 @@ def test_every_overlay_and_component_is_in_the_index() -> None:
             if folder.is_dir() and folder.name != "inputs":
                 assert f"`{kind}/{folder.name}`" in index, folder.name
     assert not [link for link in re.findall(r"\]\(([^)#:]+)\)", index) if not (KUBERAY / link).exists()]
+
+
+@EACH_OVERLAY
+def test_the_file_of_keys_is_where_the_ingress_looks_for_it(overlay: str) -> None:
+    objects = render_with(overlay, "api-keys")
+    (settings,) = [
+        item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == "imagine-settings"
+    ]
+    file = Path(settings["data"]["IMAGINE_ACCESS__KEYS_FILE"])
+    spec = groups(ray_service(objects))["ingress"]["template"]["spec"]
+    (mounted,) = [m for m in spec["containers"][0]["volumeMounts"] if m["mountPath"] == str(file.parent)]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mounted["name"]]
+    secret = volume["secret"]["secretName"]
+    assert f"secret generic {secret} --from-file={file.name}=" in DOCUMENTED_SECRETS.read_text()
+    without = ray_service(render(f"overlays/{overlay}"))
+    assert groups(without)["ingress"]["template"]["spec"]["volumes"] == spec["volumes"]
+    assert volume["secret"]["optional"] is True  # a pod starts without it

@@ -58,6 +58,16 @@ async def _result(replica: Replica, request: GenerationRequest) -> GenerationRes
     return result
 
 
+async def test_files_hold_the_picture_alone_where_that_is_set() -> None:
+    replica = Replica(POOL, "fake", picture_metadata=False)
+    try:
+        result = await _result(replica, _request())
+    finally:
+        replica.close()
+    with Image.open(io.BytesIO(result.images[0].data)) as picture:
+        assert picture.info == {}
+
+
 async def test_pictures_come_in_order_with_their_own_seeds_and_parameters(replica: Replica) -> None:
     result = await _result(replica, _request(num_images=3))
     assert [(image.index, image.seed) for image in result.images] == [(0, 3), (1, 4), (2, 5)]

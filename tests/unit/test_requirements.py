@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib import metadata
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
@@ -22,7 +27,12 @@ NEURONS_OWN = {
 def pins(name: str) -> dict[str, str]:
     text = (REQUIREMENTS / name).read_text()
     found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", text, flags=re.M)
-    return {re.sub(r"[._-]+", "-", package).lower(): version for package, version in found}
+    return {canonical(package): version for package, version in found}
+
+
+def canonical(package: str) -> str:
+    """A package's name as its index spells it."""
+    return re.sub(r"[._-]+", "-", package).lower()
 
 
 def test_the_neuron_environment_shares_the_services_own_packages() -> None:
@@ -30,3 +40,44 @@ def test_the_neuron_environment_shares_the_services_own_packages() -> None:
     assert neuron.keys() >= NEURONS_OWN | {"ray", "fastapi", "pydantic", "typer"}
     shared = {package: version for package, version in neuron.items() if package not in NEURONS_OWN}
     assert shared == {package: lock.get(package) for package in shared}
+
+
+@pytest.mark.parametrize("name", [file.name for file in sorted(REQUIREMENTS.glob("*.txt"))])
+def test_every_line_is_one_exact_version(name: str) -> None:
+    lines = [line.partition("#")[0].strip() for line in (REQUIREMENTS / name).read_text().splitlines()]
+    wrong = [line for line in lines if line and not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9A-Za-z.+!]+", line)]
+    assert wrong == []
+    packages = [canonical(line.partition("==")[0]) for line in lines if line]
+    assert len(packages) == len(set(packages))
+
+
+def test_the_lock_pins_all_that_the_service_brings_along() -> None:
+    lock = pins("lock.txt")
+    project = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    for extra in ("torch", "ui", "dev", "bench", "traces"):
+        wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
+    seen: set[tuple[str, str]] = set()
+    loose = set()
+    while wanted:
+        requirement = wanted.pop()
+        package = canonical(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (package, extra) in seen:
+                continue
+            seen.add((package, extra))
+            if package not in lock:
+                loose.add(package)
+            try:
+                brought = metadata.requires(requirement.name) or []
+            except metadata.PackageNotFoundError:
+                continue  # an extra that this environment goes without
+            wanted += [
+                needed
+                for needed in map(Requirement, brought)
+                if needed.marker is None or needed.marker.evaluate({"extra": extra})
+            ]
+    assert len(seen) > 100
+    # CUDA's own packages come with the CUDA build of torch, in the versions that it names itself.
+    not_ours = ("nvidia-", "cuda-", "triton", "setuptools")
+    assert {package for package in loose if not package.startswith(not_ours)} == set()

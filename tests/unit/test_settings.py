@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
 from serve_app.settings import (
+    AccessSettings,
+    CallerLimits,
     CpuSettings,
     CudaSettings,
     JobsSettings,
@@ -33,6 +35,8 @@ POOLS = DOCUMENT.with_name("pools.md")
         (CpuSettings, "The accelerator cpu"),
         (StoreSettings, "The store"),
         (JobsSettings, "Jobs"),
+        (AccessSettings, "Access"),
+        (CallerLimits, "Limits of a caller"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], heading: str) -> None:

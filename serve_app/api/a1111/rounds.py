@@ -62,6 +62,11 @@ class LiveRounds:
         Raises:
             ImagineError: The first domain error of any round; the others are stopped.
         """
+        images = sum(draft.num_images for draft in self._drafts)
+        async with self._service.quotas.drawing(self._drawing.caller, images):
+            return await self._report_and_draw()
+
+    async def _report_and_draw(self) -> list[GenerationResult]:
         self._drawing = await self._live.report(self._drawing)
         try:
             async with time_limit(self._service.settings.request_timeout_s) as deadline:

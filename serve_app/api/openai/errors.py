@@ -60,6 +60,8 @@ def _adapt(problem: Problem) -> Problem:
 def _render(problem: Problem) -> dict[str, Any]:
     detail: ErrorDetail = problem.detail
     kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    if problem.status == 429:
+        kind = "requests"  # as OpenAI calls what a limit is of
     shaped = OpenAIErrorDetail(message=detail.message, type=kind, param=detail.field, code=detail.code)
     return OpenAIError(error=shaped).model_dump()
 

@@ -26,6 +26,7 @@ from serve_app.api.openai.stream import (
 from serve_app.api.unattended import keep_as
 from serve_app.api.urls import base_url
 from serve_app.errors import ImagineError
+from serve_app.picture_urls import PictureUrls
 from serve_app.request import GenerationResult, RequestDraft, new_request_id
 
 _EVENT_SCHEMA = {
@@ -102,7 +103,8 @@ async def _store(
     folder = new_request_id()
     names = await store_pictures(service.store, folder, result)
     base = base_url(request, service.settings)
-    return [f"{base}/images/{folder}/{name}" for name in names], time.perf_counter() - start
+    urls = PictureUrls(service.settings.access)
+    return [urls.url(base, folder, name) for name in names], time.perf_counter() - start
 
 
 async def _stream(

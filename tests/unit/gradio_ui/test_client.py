@@ -32,6 +32,21 @@ async def test_requests_go_below_the_path_prefix() -> None:
     assert json.loads(seen[0].content) == {"prompt": "x"}
 
 
+async def test_the_key_goes_along_with_every_request() -> None:
+    seen: list[str | None] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(200, json=[], headers={"Content-Type": "image/png"})
+
+    for key in ("imk_1", ""):
+        service = HttpService("http://service.test", api_key=key, transport=httpx.MockTransport(handle))
+        await service.pools()
+        await service.picture("j", "0_0.png")
+        assert [event async for event in service.events("j")] == []
+    assert seen == ["Bearer imk_1"] * 3 + [None] * 3
+
+
 async def test_a_refusal_keeps_field_and_wait() -> None:
     body = {"error": {"code": "too_many_jobs", "message": "full", "field": None, "request_id": "r"}}
     with pytest.raises(ServiceError) as caught:

@@ -31,7 +31,15 @@ def test_the_service_is_where_its_simple_route_is(name: str, endpoint: str, url:
     assert settings.public_url == ""  # a name that may be known in the cluster only
 
 
-@pytest.mark.parametrize("wrong", [{"SERVICE_NAME": "ftp://x"}, {"UI_PORT": "0"}, {"UI_PORT": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"SERVICE_NAME": "ftp://x"}, {"UI_PORT": "0"}, {"UI_PORT": "x"}, {"IMAGINE_API_KEY": "a\nb"}]
+)
 def test_what_cannot_be_used_is_named(wrong: dict[str, str]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         UiSettings.from_environment(wrong)
+
+
+def test_the_key_is_read_and_never_shown() -> None:
+    settings = UiSettings.from_environment({"IMAGINE_API_KEY": " imk_secret "})
+    assert settings.api_key == "imk_secret"
+    assert "imk_secret" not in repr(settings)
