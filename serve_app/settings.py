@@ -132,6 +132,8 @@ class PoolSettings(BaseModel):
             between two steps on all of them.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
+        max_step_s: Seconds without any progress after which a replica with work counts as hung and ends itself; its
+            drawings are drawn again elsewhere. Above the longest honest step, decode or encoding of a prompt.
         cuda: Settings of the accelerator ``cuda`` alone.
         cpu: Settings of the accelerator ``cpu`` alone.
     """
@@ -170,6 +172,7 @@ class PoolSettings(BaseModel):
     concurrent_decodes: Annotated[int, Field(ge=0, le=16)] = 0
     max_pixels: Annotated[int, Field(ge=64 * 64)] = 2048 * 2048
     warmup: bool = True
+    max_step_s: Annotated[float, Field(gt=0)] = 300.0
     cuda: CudaSettings = Field(default_factory=CudaSettings)
     cpu: CpuSettings = Field(default_factory=CpuSettings)
 
