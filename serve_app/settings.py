@@ -281,6 +281,7 @@ class Settings(BaseSettings):
         store: Picture store.
         jobs: Jobs.
         request_timeout_s: Longest time one request may take, seconds.
+        body_timeout_s: Longest time a request's body may take to arrive, seconds.
         max_body_bytes: Largest request body.
         max_upload_bytes: Largest picture that may be sent to be drawn again.
         max_ongoing_requests: Most requests in one ingress replica at a time.
@@ -304,6 +305,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    body_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 256
