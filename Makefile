@@ -9,7 +9,7 @@ OPEN_WEBUI_VENV ?= .venv-open-webui
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak clean help
+.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak chaos clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-cuda   what a CUDA device makes of a full-size SDXL, each option apart, against diffusers"
 	@echo "make bench-full-size  a full-size SDXL on the CPU against plain diffusers: memory, step, decode (7 GB of disk)"
 	@echo "make bench-soak   ten minutes of random traffic with failures injected, and what must hold"
+	@echo "make chaos  ten minutes of load on several Ray nodes while their parts are killed in turn, and what clients notice"
 	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
@@ -84,6 +85,9 @@ bench-full-size: $(VENV)/.installed-run
 
 bench-soak: $(VENV)/.installed-run
 	$(BIN)/python -m bench.soak $(ARGS)
+
+chaos: $(VENV)/.installed-run
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 bench-batching: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.batching $(ARGS)
