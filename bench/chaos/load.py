@@ -128,10 +128,12 @@ class ConstantLoad:
         Raises:
             httpx.HTTPError: The service does not draw.
         """
-        for recipe in MENU:
+
+        async def drawn(recipe: Recipe) -> str:
             answer = await self._client.get("/imagine", params=recipe.fields(self._pool))
-            answer.raise_for_status()
-            self._expected[recipe] = _pixels(answer.content)
+            return _pixels(answer.raise_for_status().content)
+
+        self._expected = dict(zip(MENU, await asyncio.gather(*map(drawn, MENU)), strict=True))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sends requests until `stop`, then waits for those under way, each of which is bounded.
