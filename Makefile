@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak \
-	bench-overload bench-serving clean help
+	bench-overload bench-serving chaos clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-soak   ten minutes of random traffic, and what must hold (ARGS='--minutes 60'; --service for the whole service)"
 	@echo "make bench-overload  five times the service's capacity: what it still draws, how soon it refuses the rest"
 	@echo "make bench-serving   throughput and latency of the whole service against its bare engine and plain FastAPI"
+	@echo "make chaos  ten minutes of load on several Ray nodes while their parts are killed in turn, and what clients notice"
 	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
 	@echo "make clean  remove the environment and caches"
 
@@ -93,6 +94,9 @@ bench-overload: $(VENV)/.installed-run
 
 bench-serving: $(VENV)/.installed-run
 	$(BIN)/python -m bench.serving_overhead $(ARGS)
+
+chaos: $(VENV)/.installed-run
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 bench-batching: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.batching $(ARGS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -36,12 +37,18 @@ from serve_app.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
-STUCK_AFTER_S = 300.0
-"""A step that takes longer has hung: the replica fails its health check and is replaced. The slowest honest step
-known, full-size SDXL at 1024x1024 on two cores without bf16, takes about 90 s."""
-
 ENCODING_THREADS = 2
 _STOP_S = 30.0
+_HUNG_EXIT_STATUS = 70
+
+
+def end_process() -> None:
+    """Ends this process at once, without cleaning up: a thread that hangs inside a device's driver ends no other way.
+
+    To only fail the health check would not do. Ray Serve then drains the replica for ``graceful_shutdown_timeout_s``
+    while those whose drawings hang wait; of a process that has ended they hear at once, and draw elsewhere.
+    """
+    os._exit(_HUNG_EXIT_STATUS)
 
 
 class Bridge:
@@ -86,6 +93,7 @@ class Replica:
         callers: Watches those who wait for drawings; None for one over the actors of the cluster.
         follow_batches: Whether results tell which batches each picture ran in.
         picture_metadata: Whether files say how they were drawn.
+        on_hung: Called when nothing has got anywhere for the pool's ``max_step_s``.
 
     Raises:
         ConfigurationError: The model or the device cannot work, or the test picture failed.
@@ -100,9 +108,11 @@ class Replica:
         callers: Callers | None = None,
         follow_batches: bool = False,
         picture_metadata: bool = True,
+        on_hung: Callable[[], None] = end_process,
     ) -> None:
         join_serve_log()
         self._pool = pool
+        self._on_hung = on_hung
         self._accelerator_name = accelerator_name
         self._picture_metadata = picture_metadata
         started = time.monotonic()
@@ -267,14 +277,17 @@ class Replica:
         )
 
     def check_health(self) -> None:
-        """Ray Serve's health check.
+        """Ray Serve's health check, and the watchdog: a step that has hung ends this replica, which Serve replaces.
 
         Raises:
-            RuntimeError: A step has hung; Serve then replaces this replica.
+            RuntimeError: A step has hung.
         """
         stuck_s = self._engine.stuck_for_s()
-        if stuck_s > STUCK_AFTER_S:
-            raise RuntimeError(f"the engine has not got anywhere for {stuck_s:.0f} s")
+        if stuck_s > self._pool.max_step_s:
+            message = f"the engine has not got anywhere for {stuck_s:.0f} s"
+            logger.critical("%s: this replica of pool %s ends", message, self._pool.name)
+            self._on_hung()
+            raise RuntimeError(message)
 
     def close(self) -> None:
         """Stops the engine; what is unfinished fails with `PoolUnavailable`."""

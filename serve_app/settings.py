@@ -132,6 +132,8 @@ class PoolSettings(BaseModel):
             between two steps on all of them.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
+        max_step_s: Seconds without any progress after which a replica with work counts as hung and ends itself; its
+            drawings are drawn again elsewhere. Above the longest honest step, decode or encoding of a prompt.
         cuda: Settings of the accelerator ``cuda`` alone.
         cpu: Settings of the accelerator ``cpu`` alone.
     """
@@ -170,6 +172,7 @@ class PoolSettings(BaseModel):
     concurrent_decodes: Annotated[int, Field(ge=0, le=16)] = 0
     max_pixels: Annotated[int, Field(ge=64 * 64)] = 2048 * 2048
     warmup: bool = True
+    max_step_s: Annotated[float, Field(gt=0)] = 300.0
     cuda: CudaSettings = Field(default_factory=CudaSettings)
     cpu: CpuSettings = Field(default_factory=CpuSettings)
 
@@ -333,6 +336,7 @@ class Settings(BaseSettings):
         jobs: Jobs.
         access: Keys and limits of callers.
         request_timeout_s: Longest time one request may take, seconds.
+        body_timeout_s: Longest time a request's body may take to arrive, seconds.
         max_body_bytes: Largest request body.
         max_upload_bytes: Largest picture that may be sent to be drawn again.
         max_ongoing_requests: Most requests in one ingress replica at a time.
@@ -358,6 +362,7 @@ class Settings(BaseSettings):
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    body_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     max_upload_bytes: Annotated[int, Field(gt=0)] = 20_000_000
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 256

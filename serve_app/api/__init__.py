@@ -78,6 +78,7 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
         BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,
         uploads={replay.PATH: settings.max_upload_bytes},
+        timeout_s=settings.body_timeout_s,
     )
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)

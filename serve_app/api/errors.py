@@ -197,12 +197,12 @@ def error_responses(model: type[BaseModel], *statuses: int) -> dict[int | str, d
     return {int(status): {"model": model, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-DRAWING_STATUSES: Sequence[int] = (413, 422, 500, 503, 504)
+DRAWING_STATUSES: Sequence[int] = (408, 413, 422, 500, 503, 504)
 """How a route that draws may refuse; those with a JSON body also with 400."""
 
 
 def _http_problem(error: HTTPException, request: Request) -> Problem:
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "content_too_large"}
+    codes = {404: "not_found", 405: "method_not_allowed", 408: "body_timeout", 413: "content_too_large"}
     detail = ErrorDetail(
         code=codes.get(error.status_code, "http_error"),
         message=str(error.detail),

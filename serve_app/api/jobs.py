@@ -153,7 +153,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {**error_responses(ErrorBody, 404, 
     summary="Accept a job",
     responses={
         200: {"model": JobBody, "description": "The Idempotency-Key's job, which has ended."},
-        **error_responses(ErrorBody, 400, 413, 422, 429, 503),
+        **error_responses(ErrorBody, 400, 408, 413, 422, 429, 503),
     },
     openapi_extra=body_schema(JobRequest),
 )

@@ -1,10 +1,11 @@
-"""Pure ASGI layers around the application: the request's id, the largest body, the proxy's path prefix, clean paths.
+"""Pure ASGI layers around the application: the request's id, the body's bounds, the proxy's path prefix, clean paths.
 
 They wrap ``receive`` and ``send`` and start no task, so a client that leaves cancels the endpoint.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import uuid
@@ -102,7 +103,7 @@ class SafeHeadersMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses a body that is too large, by its announced length or while it arrives.
+    """Refuses a body that is too large, by its announced length or while it arrives, and one that arrives too slowly.
 
     The refusal is raised where a route reads the body, so it is answered in that route's own shape.
 
@@ -110,12 +111,14 @@ class BodyLimitMiddleware:
         app: The application inside.
         max_bytes: Largest body.
         uploads: Paths that take more, with their own limits in bytes.
+        timeout_s: Longest time from asking for the body to its end.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, uploads: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, uploads: Mapping[str, int], timeout_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._uploads = uploads
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one ASGI connection."""
@@ -125,13 +128,25 @@ class BodyLimitMiddleware:
         max_bytes = self._uploads.get(get_route_path(scope), self._max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
         too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
-        received = 0
+        received, whole = 0, False
+        ends_at: float | None = None
 
         async def receive_within_limit() -> Message:
-            nonlocal received
+            nonlocal received, whole, ends_at
+            if whole:  # what comes now is that the client leaves, whenever that is
+                return await receive()
             if not too_large:
-                event = await receive()
+                if ends_at is None:
+                    ends_at = asyncio.get_running_loop().time() + self._timeout_s
+                try:
+                    async with asyncio.timeout_at(ends_at):
+                        event = await receive()
+                except TimeoutError:
+                    raise HTTPException(
+                        408, f"The body did not arrive within {self._timeout_s:g} s"
+                    ) from None
                 received += len(event.get("body", b""))
+                whole = not event.get("more_body", False)
                 if received <= max_bytes:
                     return event
             raise HTTPException(413, f"The body is larger than {max_bytes} bytes")

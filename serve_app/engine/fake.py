@@ -15,12 +15,14 @@ from serve_app.request import GenerationRequest, Pixels
 POISON_PREPARE = "poison-prepare"
 POISON_STEP = "poison-step"
 POISON_DECODE = "poison-decode"
+POISON_HANG = "poison-hang"
 
 
 class FakePipeline:
     """Deterministic pictures from prompt, seed and settings; a picture never depends on its neighbours.
 
-    A prompt with `POISON_PREPARE`, `POISON_STEP` (at its second step) or `POISON_DECODE` in it fails there.
+    A prompt with `POISON_PREPARE`, `POISON_STEP` (at its second step) or `POISON_DECODE` in it fails there; at the
+    second step of one with `POISON_HANG` the whole pipeline hangs, as a broken device does.
 
     Args:
         step_s: Seconds of one step, whatever the rows.
@@ -35,6 +37,7 @@ class FakePipeline:
         batches: One tuple per successful step: (request id, picture index, step) of each picture.
         gate: Steps wait for it; cleared by tests that need a step to hang.
         decode_gate: The same for decodes.
+        hung: A poisoned step waits for it; only tests set it.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class FakePipeline:
         self.gate.set()
         self.decode_gate = threading.Event()
         self.decode_gate.set()
+        self.hung = threading.Event()
         self._capabilities = Capabilities(
             max_rows=max_rows,
             previews=True,
@@ -113,6 +117,8 @@ class FakePipeline:
             raise MemoryError(f"{rows} rows")
         if any(POISON_STEP in state.request.prompt and state.step == 1 for state in batch):
             raise ValueError("poisoned in step")
+        if any(POISON_HANG in state.request.prompt and state.step == 1 for state in batch):
+            self.hung.wait()
         self._spend(self._step_s + self._row_s * rows)
         for state in batch:
             state.latents = hashlib.sha256(state.latents + state.step.to_bytes(2, "big")).digest()

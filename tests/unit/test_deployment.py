@@ -6,13 +6,13 @@ import asyncio
 import io
 import time
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from serve_app import deployment, warmup
+from serve_app import warmup
 from serve_app.callers import Callers
 from serve_app.deployment import Replica
 from serve_app.engine import fake
@@ -186,11 +186,25 @@ def test_sizes_of_the_pool_limit_the_model() -> None:
         Replica(POOL.model_copy(update={"sizes": [(4096, 64)]}), "fake")
 
 
-def test_health_fails_once_a_step_has_hung(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica.check_health()
-    monkeypatch.setattr(deployment, "STUCK_AFTER_S", -1.0)
-    with pytest.raises(RuntimeError, match="has not got anywhere"):
-        replica.check_health()
+async def test_a_replica_whose_step_hangs_ends_itself() -> None:
+    ended: list[bool] = []
+    pool = POOL.model_copy(update={"max_step_s": 0.2})
+    replica = Replica(pool, "fake", on_hung=lambda: ended.append(True))
+    try:
+        replica.check_health()  # idle for whatever time is well
+        hangs = asyncio.create_task(_result(replica, _request(prompt=fake.POISON_HANG)))
+        async with asyncio.timeout(20.0):
+            while not ended:
+                await asyncio.sleep(0.02)
+                with suppress(RuntimeError):
+                    replica.check_health()
+        with pytest.raises(RuntimeError, match="has not got anywhere"):
+            replica.check_health()
+        assert not hangs.done()
+        hangs.cancel()
+    finally:
+        replica._engine.pipeline.hung.set()  # type: ignore[attr-defined]
+        replica.close()
 
 
 def test_a_flat_test_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ async def options(request: Request, service: Service) -> Options:
 @router.post(
     "/options",
     summary="Choose my model",
-    responses=error_responses(A1111Error, 400, 413, 422, 503),
+    responses=error_responses(A1111Error, 400, 408, 413, 422, 503),
     openapi_extra=body_schema(ChangedOptions),
 )
 async def set_options(

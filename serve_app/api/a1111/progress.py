@@ -140,7 +140,7 @@ async def skip(request: Request, service: Service, id_task: _TaskId = None) -> N
 @router.post(
     "/internal/progress",
     summary="How far my task is",
-    responses={**_REFUSALS, **error_responses(A1111Error, 400, 413)},
+    responses={**_REFUSALS, **error_responses(A1111Error, 400, 408, 413)},
     openapi_extra=body_schema(TaskQuery),
 )
 async def task_progress(

@@ -57,7 +57,7 @@ router = APIRouter(route_class=ERRORS.route_class())
             "description": "The pictures; with stream, events of the picture on its way.",
             "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
         },
-        **error_responses(OpenAIError, 400, 404, 413, 500, 503, 504),
+        **error_responses(OpenAIError, 400, 404, 408, 413, 500, 503, 504),
     },
     openapi_extra=body_schema(ImagesRequest),
 )
