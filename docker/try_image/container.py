@@ -118,7 +118,9 @@ def started(image: Image, **environment: str) -> Iterator[subprocess.Popen[bytes
                 process.wait()
                 _kill(own_processes())
                 raise Fault(f"does not stop within {STOP_S:.0f} s of SIGTERM") from None
-    left = own_processes()
+    deadline = time.monotonic() + STOP_S
+    while (left := own_processes()) and time.monotonic() < deadline:
+        time.sleep(0.5)  # Ray's own helpers end when they notice that their parent has
     if left:
         _kill(left)
         raise Fault(f"leaves processes behind: {sorted(left.values())}")
