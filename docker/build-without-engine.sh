@@ -1,9 +1,14 @@
 #!/bin/sh
-# Builds images with buildah alone, as root, where no container engine runs, and tries them:
-#     docker/build-without-engine.sh [head|cpu|ui ...]        (default: head cpu)
+# Builds images with buildah alone, as root, where no container engine runs, and tries them (docker/try-image.sh):
+#     docker/build-without-engine.sh [head|cpu|cpu-ipex|cuda|neuron|ui ...]        (default: head cpu ui)
 # The vendor's base image is replaced by a Debian of the same release made with debootstrap, so no image registry is
-# needed; Debian's Python 3.11 stands for the pinned one. Needs buildah and debootstrap (Debian packages).
+# needed; Debian's Python 3.11 stands for the pinned one. Needs buildah, debootstrap and iproute2 (Debian packages).
 # pip inside the build uses this machine's pip configuration and certificates.
+#
+# - ui is tried with a service of the image cpu, or the one at SERVICE_NAME.
+# - cpu-ipex takes whatever build of torch pip finds.
+# - neuron: AWS's packages are those at NEURON_INDEX and NEURON_APT, or empty stand-ins (docker/neuron_stand_in.py).
+# - KEEP=no removes each image after it was tried. Everything is under WORK (/var/tmp/imagine-images), 5 to 15 GB.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 work=${WORK:-/var/tmp/imagine-images}
@@ -35,47 +40,65 @@ for file in /etc/apt/sources.list /etc/apt/apt.conf /etc/resolv.conf; do
     [ -e "$file" ] && mounts="$mounts --volume $file:$file:ro"
 done
 for folder in /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/keyrings /usr/share/keyrings; do
-    [ -d "$folder" ] && mounts="$mounts --volume $folder:$folder:ro"
+    [ -d "$folder" ] || continue
+    # A copy: a build may add an archive of its own.
+    rm -rf "$work/copies$folder"
+    mkdir -p "$work/copies$folder"
+    cp -rL "$folder/." "$work/copies$folder"
+    mounts="$mounts --volume $work/copies$folder:$folder"
 done
 pip config list 2>/dev/null | sed -n "s/^[a-z:]*\(global\)\.\([a-z-]*\)='\(.*\)'$/\2 = \3/p" >"$work/pip.options"
 { echo '[global]'; sed 's/\\n/\n    /g' "$work/pip.options"; } >"$work/pip.conf"
-mounts="$mounts --volume $work/pip.conf:/etc/pip.conf:ro"
+# The same without folders of wheels: one may hold a CPU build of torch, which pip takes for newer than the default one.
+awk '/^[^ ]/ { skip = /^find-links/ } !skip' "$work/pip.conf" >"$work/pip-cuda.conf"
 for folder in $(tr ' ' '\n' <"$work/pip.conf" | sed -n 's#^\(file://\)\{0,1\}\(/[^ ]*\)$#\2#p' | cut -d/ -f1-3 | sort -u); do
     [ -d "$folder" ] && [ "$folder" != /etc/ssl ] && mounts="$mounts --volume $folder:$folder:ro"
 done
 
-inside() { # inside COMMAND...: in the container of the image being tried, as the image's own user
-    $buildah run "$container" -- "$@"
+server_pid=
+trap '[ -z "$server_pid" ] || kill "$server_pid"' EXIT
+
+serve_stand_in() { # sets address: of a server with the stand-ins for AWS's packages
+    [ -n "${address:-}" ] && return
+    rm -rf "$work/neuron"
+    mkdir "$work/neuron"
+    python3 "$here/docker/neuron_stand_in.py" "$work/neuron" >"$work/neuron.log" 2>&1 \
+        || fail "no stand-in for AWS's packages, see $work/neuron.log"
+    python3 -u -m http.server --bind 127.0.0.1 --directory "$work/neuron" 0 >"$work/server.log" 2>&1 &
+    server_pid=$!
+    for _ in $(seq 50); do grep -q port "$work/server.log" && break; sleep 0.2; done
+    address=http://127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$work/server.log")
 }
 
-for image in ${*:-head cpu}; do
+for image in ${*:-head cpu ui}; do
     say "building $image"
-    # shellcheck disable=SC2086 # a list of options
-    $buildah bud --format docker --layers $mounts --build-arg BASE=localhost/imagine-base --build-arg TORCH_INDEX= \
-        --file "$here/docker/$image.Dockerfile" --tag "localhost/imagine-$image" "$here" >"$work/$image.log" 2>&1 \
-        || fail "$image does not build, see $work/$image.log"
-    [ "$($buildah inspect --format '{{.OCIv1.Config.User}}' "localhost/imagine-$image")" = 1000:1000 ] || fail "$image runs as root"
-    container=$($buildah from "localhost/imagine-$image")
-    [ "$(inside id -u)" = 1000 ] || fail "$image does not run as its user"
+    file=$image
+    pip_conf=$work/pip.conf
+    options=
     case $image in
-    head)
-        inside python -c 'import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ("torch", "diffusers"))))' \
-            || fail "the head's image has torch"
-        # Processes and ports are the machine's own here: what was started is stopped by its id.
-        inside sh -c 'ray start --head --block --num-cpus=0 --port=46379 --dashboard-port=48265 --temp-dir=/tmp/r \
-                --object-store-memory=100000000 >/tmp/head.log 2>&1 & head=$!
-            for _ in $(seq 60); do ray health-check --address 127.0.0.1:46379 2>/dev/null && ready=yes && break; sleep 1; done
-            kill $head; wait $head; test "$ready" = yes' \
-            || fail "the head does not start"
+    head | ui) ;;
+    cpu) options="--build-arg TORCH_INDEX=" ;;
+    cpu-ipex)
+        file=cpu
+        options="--build-arg TORCH_INDEX= --build-arg TORCH_BUILD= $(sed -n '/^target "cpu-ipex"/,/^}/s/ *\([A-Z]*_VERSION\) = "\(.*\)"/--build-arg \1=\2/p' \
+            "$here/docker/docker-bake.hcl")"
         ;;
-    cpu)
-        inside sh -c 'imagine generate "a red star on a blue background" --seed 7 -o /tmp/star.png && test -s /tmp/star.png' \
-            || fail "the cpu image does not draw"
+    cuda) pip_conf=$work/pip-cuda.conf ;;
+    neuron)
+        [ -n "${NEURON_INDEX:-}" ] && [ -n "${NEURON_APT:-}" ] || { serve_stand_in; NEURON_INDEX=$address/simple; NEURON_APT=$address; }
+        options="--build-arg NEURON_INDEX=$NEURON_INDEX --build-arg NEURON_APT=$NEURON_APT"
         ;;
-    ui)
-        inside python -c 'import gradio_ui.app' || fail "the page's image does not load"
-        ;;
+    *) fail "no image $image" ;;
     esac
-    $buildah rm "$container" >/dev/null
-    say "$image is built and works: $($buildah images --format '{{.Size}}' "localhost/imagine-$image")"
+    # shellcheck disable=SC2086 # lists of options
+    $buildah bud --format docker --layers $mounts --volume "$pip_conf:/etc/pip.conf:ro" $options --build-arg BASE=localhost/imagine-base \
+        --file "$here/docker/$file.Dockerfile" --tag "localhost/imagine-$image" "$here" >"$work/$image.log" 2>&1 \
+        || fail "$image does not build, see $work/$image.log"
+    say "trying $image, $($buildah images --format '{{.Size}}' "localhost/imagine-$image")"
+    WORK=$work "$here/docker/try-image.sh" "$image" || fail "$image does not do what it should"
+    if [ "${KEEP:-yes}" = no ]; then
+        $buildah rmi --force "$($buildah inspect --type image --format '{{.FromImageID}}' "localhost/imagine-$image")" >/dev/null
+        $buildah rmi --prune >/dev/null
+    fi
+    say "$image is built and works"
 done

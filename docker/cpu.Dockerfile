@@ -12,12 +12,13 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml README.md LICENSE ./
 COPY requirements/lock.txt requirements/lock.txt
 COPY serve_app/__init__.py serve_app/__init__.py
-# Empty TORCH_INDEX: the builder's own pip configuration knows a CPU build.
+# Empty TORCH_INDEX: the builder's own pip configuration knows a CPU build. Empty TORCH_BUILD: any build will do.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_BUILD=+cpu
 ARG TORCH_VERSION=""
 ARG IPEX_VERSION=""
 RUN locked=$(sed -n 's/^torch==//p' requirements/lock.txt) \
-    && sed "s/^torch==.*/torch==${TORCH_VERSION:-$locked}+cpu/" requirements/lock.txt > constraints.txt \
+    && sed "s/^torch==.*/torch==${TORCH_VERSION:-$locked}${TORCH_BUILD}/" requirements/lock.txt > constraints.txt \
     && pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint constraints.txt \
         torch ${IPEX_VERSION:+"intel_extension_for_pytorch==$IPEX_VERSION"}
 RUN pip install --constraint constraints.txt ".[torch]"

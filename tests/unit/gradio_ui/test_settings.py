@@ -23,6 +23,8 @@ def test_nothing_set_means_this_machine() -> None:
         ("svc:8000", "", "http://svc:8000"),
         ("https://example.org", "/serve/imagine", "https://example.org/serve"),
         ("https://example.org/serve", "imagine", "https://example.org/serve"),
+        ("http://svc:8000", "/", "http://svc:8000"),
+        ("http://svc:8000/serve/", "/imagine/", "http://svc:8000/serve"),
     ],
 )
 def test_the_service_is_where_its_simple_route_is(name: str, endpoint: str, url: str) -> None:
