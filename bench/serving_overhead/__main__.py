@@ -117,7 +117,7 @@ def _table(clients: int, sides: dict[str, dict[str, Any]]) -> Table:
     table = Table(
         f"{clients} client{'s' if clients > 1 else ''}",
         "pictures/s",
-        "of the engine's",
+        "share (range)",
         "p50 s",
         "p99 s",
         "added p50 s",
@@ -128,7 +128,7 @@ def _table(clients: int, sides: dict[str, dict[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{one['pictures_per_s']:.2f}",
-            f"{one['share']:.3f} ({one['least_share']:.2f} to {one['most_share']:.2f})",
+            f"{one['share']:.3f} ({one['least_share']:.2f}-{one['most_share']:.2f})",
             f"{one['latency_s']['p50']:.3f}",
             f"{one['latency_s']['p99']:.3f}",
             f"{one['added_p50_s']:+.3f}",
