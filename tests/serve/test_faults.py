@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-
-import pytest
+from contextlib import asynccontextmanager
 
 from bench.chaos import parts
 from bench.chaos.load import ConstantLoad, Outcome
@@ -21,17 +20,18 @@ HEALED_WITHIN_S = 120.0
 DIRECT = (Way.BYTES, Way.OPENAI)
 
 
-@pytest.fixture
-async def load(service: RunningService) -> AsyncIterator[ConstantLoad]:
-    """Under way until the end of the test; all of it is drawn by the pool with one replica of the fake."""
-    made = ConstantLoad(service.url, rate=4.0, seed=1, pool="slow")
-    await made.learn()
+@asynccontextmanager
+async def _load_on(service: RunningService) -> AsyncIterator[ConstantLoad]:
+    """Load that one pool has to draw, with one replica of the fake; at the end all of it has ended."""
+    load = ConstantLoad(service.url, rate=4.0, seed=1, pool="slow")
+    await load.learn()
     stop = asyncio.Event()
-    running = asyncio.create_task(made.run(stop))
-    yield made
-    stop.set()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    async with asyncio.TaskGroup() as running:
+        running.create_task(load.run(stop))
+        try:
+            yield load
+        finally:
+            stop.set()
 
 
 async def _busy(load: ConstantLoad) -> None:
@@ -52,20 +52,21 @@ async def _healed(load: ConstantLoad, dead: int) -> None:
 
 
 async def test_killed_replicas_of_pool_and_ingress_cost_what_was_in_a_dead_hand_and_no_more(
-    load: ConstantLoad,
+    service: RunningService,
 ) -> None:
-    await _busy(load)
-    (replica,) = parts.replicas("slow", APP_NAME)
-    assert replica.kill()
-    await _healed(load, replica.pid)
-    # The pool's only replica died: all of its requests were held until another one had started.
-    assert {sample.outcome for sample in load.samples} == {Outcome.ANSWERED}
+    async with _load_on(service) as load:
+        await _busy(load)
+        (replica,) = parts.replicas("slow", APP_NAME)
+        assert replica.kill()
+        await _healed(load, replica.pid)
+        # The pool's only replica died: all of its requests were held until another one had started.
+        assert {sample.outcome for sample in load.samples} == {Outcome.ANSWERED}
 
-    await _busy(load)
-    ingress = parts.replicas("Ingress", APP_NAME)[0]
-    in_hand = load.in_flight(*DIRECT)
-    assert ingress.kill()
-    await _healed(load, ingress.pid)
+        await _busy(load)
+        ingress = parts.replicas("Ingress", APP_NAME)[0]
+        in_hand = load.in_flight(*DIRECT)
+        assert ingress.kill()
+        await _healed(load, ingress.pid)
     lost = [sample for sample in load.samples if sample.outcome is not Outcome.ANSWERED]
     assert {sample.outcome for sample in lost} <= {Outcome.BY_INGRESS, Outcome.BY_PROXY}
     assert len(lost) <= in_hand
