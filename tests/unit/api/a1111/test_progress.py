@@ -181,7 +181,9 @@ async def test_a_task_by_its_own_id(client: httpx.AsyncClient, service: FakeImag
         drawing(client, {}, force_task_id="task(1)") as task,
         drawing(client, {}, force_task_id="task(2)"),
     ):
-        pending = (await client.get("/internal/pending-tasks")).json()
+        async with asyncio.timeout(5):  # the second has only been sent
+            while (pending := (await client.get("/internal/pending-tasks")).json())["size"] < 2:
+                await asyncio.sleep(0.01)
         assert pending == {"size": 2, "tasks": ["task(1)", "task(2)"]}
         assert (await client.get("/internal/pending-tasks", headers=ME)).json() == {"size": 0, "tasks": []}
         async with asyncio.timeout(5):
