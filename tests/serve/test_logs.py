@@ -17,8 +17,9 @@ Line = dict[str, Any]
 
 
 def _lines(service: RunningService, deployment: str) -> list[Line]:
+    # Of this application alone: others of the same cluster may log otherwise.
     found: list[Line] = []
-    for file in (service.log_dir / "serve").glob(f"replica_*_{deployment}_*.log"):
+    for file in (service.log_dir / "serve").glob(f"replica_imagine_{deployment}_*.log"):
         found += [json.loads(line) for line in file.read_text().splitlines()]
     return found
 
