@@ -10,9 +10,9 @@ from fastapi import FastAPI
 
 from gradio_ui import routes, script
 from gradio_ui.client import Service
-from gradio_ui.drawings import Tabs
 from gradio_ui.page import page
 from gradio_ui.settings import UiSettings
+from gradio_ui.tabs import Tabs
 
 _STATIC = f"{routes.PREFIX[1:]}/static"  # relative: it holds behind any path prefix
 _HEAD = f'<link rel="stylesheet" href="{_STATIC}/style.css"><script src="{_STATIC}/{script.NAME}"></script>'

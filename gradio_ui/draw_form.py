@@ -10,10 +10,10 @@ import gradio as gr
 
 from gradio_ui import words
 from gradio_ui.client import Service, ServiceError
-from gradio_ui.drawings import Tabs
 from gradio_ui.examples import examples
 from gradio_ui.form import ANYWHERE, MAX_IMAGES, FormChoices, FormValues, choices, fastest
 from gradio_ui.script import when_there
+from gradio_ui.tabs import Tabs
 
 MAX_EXAMPLES = 8
 FASTEST = "FASTEST"

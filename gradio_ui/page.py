@@ -8,10 +8,10 @@ import gradio as gr
 
 from gradio_ui.client import Service
 from gradio_ui.draw_form import DrawForm
-from gradio_ui.drawings import Tabs
 from gradio_ui.script import when_there
 from gradio_ui.service_page import render
 from gradio_ui.settings import UiSettings
+from gradio_ui.tabs import Tabs
 
 TITLE = "imagine"
 REFRESH_S = 3.0

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gradio_ui import script, words
 from gradio_ui.client import PictureFile, Service, ServiceError
-from gradio_ui.drawings import Tabs
 from gradio_ui.form import can_draw
 from gradio_ui.picture_file import parameters
+from gradio_ui.tabs import Tabs
 
 PREFIX = "/studio"
 MAX_UPLOAD_BYTES = 20_000_000

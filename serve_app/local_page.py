@@ -76,7 +76,8 @@ class LocalPage:
                 if httpx.get(url, timeout=5.0, trust_env=False).is_success:
                     return
             except httpx.TransportError:
-                time.sleep(0.1)
+                pass  # it does not listen yet
+            time.sleep(0.1)
         raise ConfigurationError(f"the web page did not answer at {url} within {START_TIMEOUT_S:.0f} s")
 
     def stop(self) -> None:

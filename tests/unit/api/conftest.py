@@ -30,6 +30,20 @@ def _app(max_body_bytes: int, trust_forwarded_headers: bool) -> FastAPI:
     return build_app(Settings(max_body_bytes=max_body_bytes, trust_forwarded_headers=trust_forwarded_headers))
 
 
+def own_app(service: FakeImageService) -> FastAPI:
+    """An application of all of the service's settings, for those that `client_for` does not tell apart."""
+    app = build_app(service.settings)
+    app.dependency_overrides[get_service] = lambda: service
+    return app
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    """A client without a socket."""
+    # As a real server does: an error of ours becomes a 500, it is not raised into the client.
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5000")
+
+
 @contextmanager
 def served(service: FakeImageService) -> Iterator[str]:
     """Serves `service` by a real HTTP server in a thread of its own.
@@ -37,8 +51,7 @@ def served(service: FakeImageService) -> Iterator[str]:
     Yields:
         Its address, without a slash at the end.
     """
-    app = build_app(service.settings)
-    app.dependency_overrides[get_service] = lambda: service
+    app = own_app(service)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -57,9 +70,7 @@ def served(service: FakeImageService) -> Iterator[str]:
 def client_for(service: FakeImageService) -> httpx.AsyncClient:
     app = _app(service.settings.max_body_bytes, service.settings.trust_forwarded_headers)
     app.dependency_overrides[get_service] = lambda: service
-    # As a real server does: an error of ours becomes a 500, it is not raised into the client.
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5000")
+    return client_of(app)
 
 
 @pytest.fixture

@@ -15,13 +15,11 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from huggingface_hub import InferenceClient
 
-from serve_app.api import build_app
 from serve_app.api.access import OPEN_FOLDERS, OPEN_PATHS, STAYS_CONNECTED
-from serve_app.api.deps import get_service
 from serve_app.api_keys import key_line, new_key
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import AccessSettings, Settings, StoreSettings
-from tests.unit.api.conftest import ServedAt
+from tests.unit.api.conftest import ServedAt, client_of, own_app
 
 KEY, OTHER = new_key(), new_key()
 
@@ -40,15 +38,12 @@ def guarded(tmp_path: Path) -> FakeImageService:
 
 @pytest.fixture
 def app(guarded: FakeImageService) -> FastAPI:
-    app = build_app(guarded.settings)
-    app.dependency_overrides[get_service] = lambda: guarded
-    return app
+    return own_app(guarded)
 
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5000") as client:
+    async with client_of(app) as client:
         yield client
 
 

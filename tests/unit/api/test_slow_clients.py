@@ -13,10 +13,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from serve_app.api import build_app
-from serve_app.api.deps import get_service
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import JobsSettings, Settings, StoreSettings
+from tests.unit.api.conftest import client_of, own_app
 
 READERS = 20
 EVENT_BUFFER = 8
@@ -35,15 +34,12 @@ def service(tmp_path: Path) -> FakeImageService:
 
 @pytest.fixture
 def app(service: FakeImageService) -> FastAPI:
-    made = build_app(service.settings)
-    made.dependency_overrides[get_service] = lambda: service
-    return made
+    return own_app(service)
 
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5000") as client:
+    async with client_of(app) as client:
         yield client
 
 

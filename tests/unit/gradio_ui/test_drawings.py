@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gradio_ui.client import ServiceError
-from gradio_ui.drawings import MAX_UNFINISHED, Tab, Tabs
+from gradio_ui.drawings import MAX_UNFINISHED, Tab
 from gradio_ui.fake_client import FakeService
+from gradio_ui.tabs import Tabs
 
 ORDER = {
     "prompt": "a cat",

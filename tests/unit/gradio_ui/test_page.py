@@ -11,9 +11,9 @@ gr = pytest.importorskip("gradio")
 
 from gradio_ui.app import build  # noqa: E402
 from gradio_ui.draw_form import DrawForm  # noqa: E402
-from gradio_ui.drawings import Tabs  # noqa: E402
 from gradio_ui.fake_client import FAKE_POOL, FakeService  # noqa: E402
 from gradio_ui.settings import UiSettings  # noqa: E402
+from gradio_ui.tabs import Tabs  # noqa: E402
 
 TAB = "0123456789abcdef" * 2
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from gradio_ui.drawings import Tabs
 from gradio_ui.fake_client import FakeService
 from gradio_ui.routes import router
+from gradio_ui.tabs import Tabs
 
 TAB = "0123456789abcdef" * 2
 ORDER = {"prompt": "a cat", "num_inference_steps": 3, "preview_every": 1, "seed": 7}
