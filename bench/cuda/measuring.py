@@ -75,11 +75,13 @@ def _measure(
     side: Side, subject: Subject, task: Task, results: Results, repeats: int, device: torch.device
 ) -> Figures:
     pictures = task.rows // (2 if task.guided else 1)
-    if task.kind == "step":
+    if task.kind in ("step", "decode"):
+        if not isinstance(side, Ours):
+            raise ValueError(f"{subject.name} has no single {task.kind}: diffusers draws whole pictures only")
+        if task.kind == "decode":
+            return {"decode_ms": median(side.decode_ms(task, repeats)), **_memory(device)}
         times = side.step_ms(task, repeats)
         return {"step_ms": median(times), "fastest_ms": round(min(times), 3), **_memory(device)}
-    if task.kind == "decode":
-        return {"decode_ms": median(side.decode_ms(task, repeats)), **_memory(device)}
     if task.kind == "latents":
         latents, picture = side.draw(task, ["a lighthouse in a storm"], _SEED)
         results.put_latents(subject.name, task.key, latents, picture)

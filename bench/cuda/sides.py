@@ -26,14 +26,6 @@ class Side(Protocol):
         """Pictures of a task together; the first one's last latents, and its RGB bytes."""
         ...
 
-    def step_ms(self, task: Task, repeats: int) -> list[float]:
-        """Milliseconds of single steps with `task.rows` rows."""
-        ...
-
-    def decode_ms(self, task: Task, repeats: int) -> list[float]:
-        """Milliseconds of single decodes."""
-        ...
-
 
 def timed_ms(call: Callable[[], Any], device: torch.device, repeats: int, warm_ups: int = 3) -> list[float]:
     """Each of `repeats` calls after `warm_ups` others, by the device's own clock where it has one."""
@@ -100,7 +92,7 @@ class Ours:
         return latents, pictures[0]
 
     def step_ms(self, task: Task, repeats: int) -> list[float]:
-        """As `Side.step_ms`."""
+        """Milliseconds of single steps with `task.rows` rows."""
         long = Task(task.kind, task.side, repeats + 5, task.rows, task.guided)
         pictures = task.rows // (2 if task.guided else 1)
         states = [self._prepared(long, "a lighthouse", seed) for seed in range(pictures)]
@@ -113,7 +105,7 @@ class Ours:
         return timed_ms(step, self._device, repeats)
 
     def decode_ms(self, task: Task, repeats: int) -> list[float]:
-        """As `Side.decode_ms`."""
+        """Milliseconds of single decodes."""
         state = self._prepared(task, "a lighthouse", 0)
         return timed_ms(lambda: self._pipeline.decode(state), self._device, repeats)
 
@@ -185,14 +177,6 @@ class Stock:
         ).images
         pictures = [image.tobytes() for image in images]
         return kept[-1] if kept else np.zeros(0, np.float32), pictures[0]
-
-    def step_ms(self, task: Task, repeats: int) -> list[float]:
-        """As `Side.step_ms`; diffusers has no single step, so it is not asked for one."""
-        raise NotImplementedError
-
-    def decode_ms(self, task: Task, repeats: int) -> list[float]:
-        """As `step_ms`."""
-        raise NotImplementedError
 
 
 def median(values: list[float]) -> float:
