@@ -9,7 +9,7 @@ OPEN_WEBUI_VENV ?= .venv-open-webui
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-unit test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak \
+.PHONY: run test test-unit fuzz test-neuron test-ipex test-open-webui check format bench bench-cuda bench-batching bench-full-size bench-soak \
 	bench-overload bench-serving chaos clean help
 .DEFAULT_GOAL := help
 
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-serving   throughput and latency of the whole service against its bare engine and plain FastAPI"
 	@echo "make chaos  ten minutes of load on several Ray nodes while their parts are killed in turn, and what clients notice"
 	@echo "make bench-batching  under load, against serial and static batching (half an hour)"
+	@echo "make fuzz   a hundred thousand made-up requests and files (EXAMPLES=500 tries fewer)"
 	@echo "make clean  remove the environment and caches"
 
 $(VENV)/.installed-run: pyproject.toml requirements/lock.txt scripts/install.sh
@@ -54,13 +55,25 @@ $(NEURON_VENV)/.installed: pyproject.toml requirements/neuron.txt requirements/l
 run: $(VENV)/.installed-run
 	@exec $(BIN)/imagine serve $(ARGS)
 
+# Unit tests share nothing, so each core runs some of their files, with one thread each. Those that start a service follow.
+ifeq ($(strip $(ARGS)),)
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest tests/manifests tests/serve tests/browser
+	@if "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+		then $(MAKE) test-neuron; else echo "Not run: make test-neuron, which needs Python 3.11."; fi
+else
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),true,if "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
-		then $(MAKE) test-neuron; else echo "Not run: make test-neuron, which needs Python 3.11."; fi)
+endif
 
 test-unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+# Some 60 routes and ways to get them wrong, each so often, and each parser: more than 100,000 cases in all.
+fuzz: $(VENV)/.installed-dev
+	IMAGINE_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest -s --timeout 0 tests/unit/api/test_schema.py \
+		tests/unit/api/test_refusals.py tests/unit/api/test_jobs.py tests/unit/test_parsers.py tests/unit/batch/test_prompts.py $(ARGS)
 
 # The stand-in for AWS's packages is on the path of these tests alone. Ray's workers run in folders of their own.
 test-neuron: $(NEURON_VENV)/.installed

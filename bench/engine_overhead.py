@@ -20,7 +20,8 @@ from serve_app import accelerators
 from serve_app.engine import Engine
 from serve_app.engine.fake import FakePipeline
 from serve_app.errors import ImagineError
-from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels, StageSeconds, StepProgress
 from serve_app.settings import PoolSettings
 
 _WARM_UP_TICKS = 50

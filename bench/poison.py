@@ -8,7 +8,8 @@ from typing import Any
 
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.state import ImageState
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 PREPARE = "poison: prepare"
 STEP = "poison: step"

@@ -1,8 +1,8 @@
 """Random traffic on the bundled model for minutes, with failures injected, and checks of what the engine promises.
 
 Run ``python -m bench.soak --minutes 60``; with ``--service`` it is the whole service over HTTP (`bench.service_soak`).
-Requests of all kinds come in bursts and lulls; some are cancelled, some
-too late, some poisoned (`bench.poison`), steps and decodes run out of memory now and then, a few listeners raise.
+Requests of all kinds come in bursts and lulls; some are cancelled, some too late, some poisoned (`bench.poison`), steps
+and decodes run out of memory now and then, a few listeners raise.
 The exit status is 1 when a check fails. The table of the checks goes to stderr, the whole as JSON to stdout.
 """
 
@@ -29,21 +29,15 @@ from rich.table import Table
 
 from bench.poison import MARKS, PoisonedPipeline
 from bench.service_soak import soak_service
-from bench.soak_checks import Check, checks_of
+from bench.soak_checks import MIN_GROWTH_RUN_S, Check, checks_of
 from bench.soak_listener import Asked, Tally
+from bench.soak_warm_up import draw_every_size
 from serve_app import accelerators
 from serve_app.engine import Engine, Ticket
 from serve_app.engine.pipeline import StepPipeline
-from serve_app.errors import (
-    DeadlineExceeded,
-    Overloaded,
-)
+from serve_app.errors import DeadlineExceeded, Overloaded
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
-from serve_app.request import (
-    GenerationRequest,
-    Priority,
-    new_request_id,
-)
+from serve_app.request import GenerationRequest, Priority, new_request_id
 from serve_app.settings import BUNDLED_MODEL, PoolSettings
 
 MAX_QUEUED_IMAGES = 24
@@ -123,6 +117,8 @@ class Soak:
 
     def run(self) -> dict[str, Any]:
         """Submits, drains, stops, checks; the report as plain data."""
+        if self.duration_s >= MIN_GROWTH_RUN_S:
+            draw_every_size(self.clean, _SIDES)
         with tempfile.TemporaryDirectory() as folder:
             self.tally = Tally(self.poisoned, Path(folder), self._most_samples)
             self.engine.start()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from serve_app.engine.pipeline import StepPipeline
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 if TYPE_CHECKING:
     from bench.soak import Soak

@@ -10,7 +10,8 @@ from pathlib import Path
 from bench.poison import MARKS, PoisonedPipeline
 from bench.soak_checks import Sample
 from serve_app.errors import DeadlineExceeded, GenerationCancelled, GenerationFailed, ImagineError
-from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 
 class Dropped(RuntimeError):

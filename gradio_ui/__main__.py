@@ -22,6 +22,9 @@ from gradio_ui.settings import SettingError, UiSettings
 
 def main() -> int:
     """Runs the page; the exit status tells whether it could be started."""
+    # Told, not asked for here: a parent that has died before it is asked for would be taken for init.
+    if parent := os.environ.get("UI_PARENT_PID"):
+        threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = UiSettings.from_environment()
@@ -42,8 +45,6 @@ def main() -> int:
         f"imagine page on http://{settings.host}:{settings.port}, drawing at {settings.service_url}",
         flush=True,
     )
-    if os.environ.get("UI_ENDS_WITH_PARENT"):
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from serve_app import accelerators
@@ -24,6 +25,9 @@ JOBS_DRAIN_S = 5.0
 
 JOBS_MAX_ONGOING_REQUESTS = 4096
 """Readers of events among them; what bounds the jobs is ``jobs.max_unfinished``."""
+
+UNSEEN_RETRY_AFTER_S = 5.0
+"""Retry-After of a refusal by Serve's proxy, which knows nothing of the work that is predicted."""
 
 DRAIN_S = 120.0
 """Seconds an ingress replica may take to answer what it has accepted when it is replaced."""
@@ -61,6 +65,9 @@ def build(args: Settings) -> serve.Application:
     ingress = Ingress.options(
         num_replicas=args.ingress_replicas,
         max_ongoing_requests=args.max_ongoing_requests,
+        # An ingress that gets no processor time can neither accept nor refuse. The proxies' own queues have no end.
+        max_queued_requests=args.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=UNSEEN_RETRY_AFTER_S),
         graceful_shutdown_timeout_s=DRAIN_S,
         max_surge_percent=100,  # it reserves nothing, so a successor starts before an ingress leaves
         ray_actor_options=beside_http,
@@ -117,6 +124,8 @@ def _pool_deployment(pool: PoolSettings, settings: Settings) -> serve.Applicatio
         accelerator.name,
         follow_batches=settings.traces_url is not None,
         picture_metadata=settings.picture_metadata,
+        invisible_watermark=settings.invisible_watermark,
+        safety=settings.safety,
     )
 
 

@@ -18,20 +18,13 @@ from serve_app.callers import Callers
 from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine, EngineStats, Ticket
 from serve_app.errors import GenerationCancelled, ImagineError, Overloaded
+from serve_app.finishing import Finishing
 from serve_app.images import encode
-from serve_app.metadata import picture_parameters
+from serve_app.lasting_objects import spare_lasting_objects
 from serve_app.metrics import Instruments, kind_of
-from serve_app.request import (
-    GeneratedImage,
-    GenerationRequest,
-    GenerationResult,
-    OutputOptions,
-    Pixels,
-    ReplicaLoad,
-    StageSeconds,
-    StepProgress,
-)
-from serve_app.settings import PoolSettings
+from serve_app.request import GenerationRequest, OutputOptions
+from serve_app.result import GeneratedImage, GenerationResult, Pixels, ReplicaLoad, StageSeconds, StepProgress
+from serve_app.settings import PoolSettings, SafetySettings
 from serve_app.telemetry import ReplicaTelemetry, here, join_serve_log
 from serve_app.warmup import warm_up
 
@@ -93,10 +86,12 @@ class Replica:
         callers: Watches those who wait for drawings; None for one over the actors of the cluster.
         follow_batches: Whether results tell which batches each picture ran in.
         picture_metadata: Whether files say how they were drawn.
+        invisible_watermark: Whether pictures get a watermark.
+        safety: What looks at pictures before they leave.
         on_hung: Called when nothing has got anywhere for the pool's ``max_step_s``.
 
     Raises:
-        ConfigurationError: The model or the device cannot work, or the test picture failed.
+        ConfigurationError: The model, the device or the safety checker cannot work, or the test picture failed.
     """
 
     def __init__(
@@ -108,13 +103,14 @@ class Replica:
         callers: Callers | None = None,
         follow_batches: bool = False,
         picture_metadata: bool = True,
+        invisible_watermark: bool = False,
+        safety: SafetySettings | None = None,
         on_hung: Callable[[], None] = end_process,
     ) -> None:
         join_serve_log()
         self._pool = pool
         self._on_hung = on_hung
         self._accelerator_name = accelerator_name
-        self._picture_metadata = picture_metadata
         started = time.monotonic()
         pipeline = accelerators.get(accelerator_name).load_pipeline(pool)
         self._facts = PoolFacts(
@@ -123,6 +119,13 @@ class Replica:
             accelerator=accelerator_name,
             defaults=pipeline.defaults.limited_to(pool.sizes),
             capabilities=pipeline.capabilities.limited_to(pool.sizes),
+        )
+        self._finishing = Finishing(
+            pool.model,
+            self._facts.defaults.scheduler_name,
+            metadata=picture_metadata,
+            watermark=invisible_watermark,
+            safety=safety,
         )
         self._telemetry = ReplicaTelemetry(
             pool.name, here() if instruments is None else instruments, follow_batches=follow_batches
@@ -146,6 +149,7 @@ class Replica:
             self._engine.stop(_STOP_S)
             raise
         self._telemetry.start(self._engine.stats)
+        spare_lasting_objects()
         logger.info("pool %s is ready after %.1f s", pool.name, time.monotonic() - started)
 
     async def facts(self) -> PoolFacts:
@@ -174,6 +178,8 @@ class Replica:
             ImagineError: The first failure of any of the pictures; the others are dropped.
         """
         accepted = time.monotonic()
+        if not self._finishing.previews:
+            request = replace(request, preview_every=0)
         loop = asyncio.get_running_loop()
         bridge = Bridge(loop, progress=progress)
         files: list[asyncio.Task[GeneratedImage]] = []
@@ -264,7 +270,7 @@ class Replica:
     ) -> GeneratedImage:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
-        data = await loop.run_in_executor(self._encoders, self._encode, request, index, pixels)
+        data = await loop.run_in_executor(self._encoders, self._finishing.file, request, index, pixels)
         return GeneratedImage(
             index=index,
             seed=request.image_seed(index),
@@ -294,15 +300,6 @@ class Replica:
         self._telemetry.close()
         self._engine.stop(_STOP_S)
         self._encoders.shutdown(wait=False, cancel_futures=True)
-
-    def _encode(self, request: GenerationRequest, index: int, pixels: Pixels) -> bytes:
-        if not self._picture_metadata:
-            return encode(pixels, request.output)
-        scheduler_name = request.scheduler_name or self._facts.defaults.scheduler_name
-        parameters = picture_parameters(
-            request, index=index, model=self._pool.model, scheduler_name=scheduler_name
-        )
-        return encode(pixels, request.output, parameters)
 
     def __del__(self) -> None:
         # Serve calls this after the drain; a constructor that failed has nothing to close.

@@ -16,6 +16,7 @@
     │   └── JobsUnavailable       the keeper of the jobs is being restarted; accepted jobs are safe
     ├── PoolUnavailable           a pool died or is not there yet: the router may go elsewhere
     ├── GenerationFailed          this one picture failed while being drawn; neighbours did not
+    ├── PictureRefused            it was drawn, but the safety checker lets nobody have it
     ├── DeadlineExceeded          accepted, but the time ran out
     ├── GenerationCancelled       the caller left or cancelled
     ├── StoreUnavailable          the object store does not answer
@@ -131,6 +132,10 @@ class PoolUnavailable(ImagineError):
 
 class GenerationFailed(ImagineError):
     """Drawing this picture failed; its neighbours in the batch are not concerned."""
+
+
+class PictureRefused(ImagineError):
+    """The safety checker lets nobody have this picture; another prompt or seed may be drawn."""
 
 
 class DeadlineExceeded(ImagineError):

@@ -17,16 +17,8 @@ from serve_app.live_drawings import LiveDrawingsHere
 from serve_app.metadata import NO_PARAMETERS, picture_parameters
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.quotas import Quotas
-from serve_app.request import (
-    GeneratedImage,
-    GenerationRequest,
-    GenerationResult,
-    OutputOptions,
-    Pixels,
-    RequestDraft,
-    StageSeconds,
-    StepProgress,
-)
+from serve_app.request import GenerationRequest, OutputOptions, RequestDraft
+from serve_app.result import GeneratedImage, GenerationResult, Pixels, StageSeconds, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
 

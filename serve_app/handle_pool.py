@@ -19,7 +19,8 @@ from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
 from serve_app.full_replicas import FullReplicas
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.replica_watch import MAX_AGE_S, STALE_S, ReplicaCounts, ReplicaWatch, one_sentence
-from serve_app.request import GenerationRequest, GenerationResult, ReplicaLoad, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import GenerationResult, ReplicaLoad, StepProgress
 from serve_app.settings import PoolSettings
 from serve_app.speed import SpeedEstimate, StartEstimate
 from serve_app.telemetry import DrawingTelemetry
@@ -274,7 +275,8 @@ class HandlePool:
             request, progress=progress, caller=self._caller
         )
         try:
-            load = await self._accepted(response)
+            with self._full.asking():
+                load = await self._accepted(response)
             self._speed.told(load)
             if load.refusal is not None:
                 refused = True
@@ -282,7 +284,7 @@ class HandlePool:
                     self._full.refused(load, load.refusal, request.num_images)
                 raise load.refusal
             replica = load.replica
-            self._full.has_room(replica)
+            self._full.accepted(replica)
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds, device_s = self._clock() - began, event.device_s

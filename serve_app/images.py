@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 from serve_app.metadata import NO_PARAMETERS, PictureParameters, exif, png_chunks
-from serve_app.request import ImageFormat, OutputOptions, Pixels
+from serve_app.request import ImageFormat, OutputOptions
+from serve_app.result import Pixels
 
 PNG_COMPRESS_LEVEL = 1
 """Medians of the bundled model's 512x512 pictures on one busy core (``python -m bench.png_levels --repeats 3``):

@@ -17,13 +17,15 @@ from serve_app.capabilities import PoolFacts
 from serve_app.errors import PoolUnavailable
 from serve_app.handle_pool import HandlePool
 from serve_app.jobs_handle import HandleJobs
+from serve_app.lasting_objects import spare_lasting_objects
 from serve_app.live_drawings import LiveDrawings, LiveDrawingsHere
 from serve_app.live_drawings_handle import LiveDrawingsThere
 from serve_app.pool_status import PoolStatus
 from serve_app.quotas import Quotas
 from serve_app.quotas_handle import QuotaBookThere
 from serve_app.replica_watch import ReplicaWatch
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.router import Router
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
@@ -86,7 +88,9 @@ class ImageIngress:
         await self._store.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self._settings, self._http)
+        app = build_app(self._settings, self._http)
+        spare_lasting_objects()
+        return app
 
     @property
     def settings(self) -> Settings:

@@ -11,7 +11,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.ingress import handle_pools
 from serve_app.jobs import JobEvent, JobOrder, JobRunner, JobView, Submission
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.lasting_objects import spare_lasting_objects
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.router import Router
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
@@ -67,6 +69,7 @@ class JobsReplica:
         drawer = RoutedDrawer(Router(self._pools), telemetry, log_prompts=settings.log_prompts)
         self._runner = JobRunner(settings, drawer, PictureStore(settings.store, StoreTelemetry(instruments)))
         self._runner.start()
+        spare_lasting_objects()
 
     async def submit(self, order: JobOrder) -> Submission:
         """Accepts a job; see `JobKeeper.submit`."""

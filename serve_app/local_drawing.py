@@ -16,14 +16,8 @@ from serve_app.engine import Engine
 from serve_app.errors import ConfigurationError, GenerationFailed, ImagineError, InvalidRequest
 from serve_app.images import encode
 from serve_app.metadata import picture_parameters
-from serve_app.request import (
-    GenerationRequest,
-    ImageFormat,
-    OutputOptions,
-    Pixels,
-    RequestDraft,
-    StageSeconds,
-)
+from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, RequestDraft
+from serve_app.result import Pixels, StageSeconds
 from serve_app.settings import PoolSettings
 from serve_app.warmup import Collector
 

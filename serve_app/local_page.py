@@ -43,7 +43,7 @@ class LocalPage:
             "DASHBOARD_URL": dashboard_url or "",
             "UI_HOST": host,
             "UI_PORT": str(port),
-            "UI_ENDS_WITH_PARENT": "1",
+            "UI_PARENT_PID": str(os.getpid()),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.capabilities import PoolFacts
-from serve_app.request import GenerationRequest, GenerationResult, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import GenerationResult, StepProgress
 
 
 class Pool(Protocol):

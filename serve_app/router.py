@@ -23,7 +23,8 @@ from serve_app.errors import (
     UnsupportedRequest,
 )
 from serve_app.policy import Candidate, Pool, ranked
-from serve_app.request import GenerationResult, Priority, RequestDraft, StepProgress
+from serve_app.request import Priority, RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 
 logger = logging.getLogger(__name__)
 

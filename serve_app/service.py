@@ -10,7 +10,8 @@ from serve_app.jobs import JobKeeper
 from serve_app.live_drawings import LiveDrawings
 from serve_app.pool_status import PoolStatus
 from serve_app.quotas import Quotas
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from serve_app.request import GenerationRequest, ReplicaLoad
+from serve_app.request import GenerationRequest
+from serve_app.result import ReplicaLoad
 
 _UNKNOWN_SECONDS_PER_UNIT = 1.0
 _SMOOTHING = 0.2

@@ -1,4 +1,4 @@
-"""Object storage: opening it, and the pictures that are answered by url with their retention.
+"""`PictureStore`: the pictures that are answered by url, with their retention.
 
 Names are ``{picture id}/{number}_{batch}.png`` and ``{picture id}/image_grid.png``. The id is a uuid4, so it
 cannot be guessed; anything else is refused before it reaches the storage, so no path leaves the store.
@@ -13,18 +13,15 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
 
-from serve_app.errors import ConfigurationError, NotFound, StoreUnavailable
+from serve_app.errors import NotFound, StoreUnavailable
+from serve_app.object_store import delete_objects, domain_errors, local_folder, open_store
 from serve_app.request import ImageFormat
 from serve_app.settings import StoreSettings
 
@@ -34,21 +31,6 @@ GRID_NAME = "image_grid.png"
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"(?:[0-9]{1,4}_[0-9]{1,4}|image_grid)\.(png|webp|jpeg)")
-# A store that does not answer must be an error while the client still waits, not after minutes of retries.
-_RETRY: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
-_TIMEOUTS: dict[str, Any] = {"connect_timeout": "5s", "timeout": "30s"}
-# Of the options, those that concern the HTTP client rather than the kind of store.
-_CLIENT_OPTIONS = frozenset(
-    {
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "proxy_url",
-        "proxy_ca_certificate",
-        "timeout",
-    }
-)
-_DELETE_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,54 +77,6 @@ class NoStoreObserver:
 def picture_name(number: int, batch: int, image_format: ImageFormat = ImageFormat.PNG) -> str:
     """File name of picture `batch` of round `number`, both counted from 0."""
     return f"{number}_{batch}.{image_format.value}"
-
-
-def open_store(settings: StoreSettings) -> ObjectStore:
-    """The folder or object store that `settings` name.
-
-    Raises:
-        ConfigurationError: The url or an option is not understood, or the folder cannot be made.
-    """
-    try:
-        folder = local_folder(settings.url)
-        if folder is not None:
-            return LocalStore(folder, mkdir=True, automatic_cleanup=True)
-        client: dict[str, Any] = dict(_TIMEOUTS)
-        config: dict[str, Any] = {}
-        for name, value in settings.options.items():
-            (client if name in _CLIENT_OPTIONS else config)[name] = value
-        if str(config.get("endpoint", "")).startswith("http://"):
-            client["allow_http"] = "true"
-        options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": _RETRY}
-        return from_url(settings.url, **options)
-    except (BaseError, OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"store.url={settings.url!r} cannot be used ({_first_line(error)}); give a writable folder "
-            "or a url such as s3://bucket/prefix, with its options in store.options"
-        ) from error
-
-
-async def delete_objects(store: ObjectStore, paths: Sequence[str], kind: str) -> None:
-    """Removes objects; one that is gone already is no error.
-
-    Args:
-        store: Where.
-        paths: Which.
-        kind: What they are, for errors.
-
-    Raises:
-        StoreUnavailable: The storage refused or did not answer.
-    """
-    for start in range(0, len(paths), _DELETE_CHUNK):
-        chunk = list(paths[start : start + _DELETE_CHUNK])
-        with domain_errors(f"{kind}s to remove", kind):
-            try:
-                await obstore.delete_async(store, chunk)
-            except FileNotFoundError:
-                # Another replica was faster with some of them; the rest are tried one by one.
-                for path in chunk:
-                    with contextlib.suppress(FileNotFoundError):
-                        await obstore.delete_async(store, path)
 
 
 class PictureStore:
@@ -348,15 +282,6 @@ def _info(meta: Any) -> PictureInfo:
     return PictureInfo(path=path, size=size, modified=modified, etag=etag, media_type=_media_type(path))
 
 
-def local_folder(url: str) -> Path | None:
-    """The folder that `url` means, absolute and without links, or None for an object store."""
-    if url.startswith("file://"):
-        return Path(unquote(urlsplit(url).path)).resolve()
-    if "://" in url:
-        return None
-    return Path(url).expanduser().resolve()
-
-
 def _is_link(folder: Path, path: str) -> bool:
     file = folder / path
     return file.parent.is_symlink() or file.is_symlink()
@@ -376,28 +301,3 @@ def _remove_leftovers(folder: Path, oldest_allowed: float) -> None:
                     if staged and file.stat().st_mtime < oldest_allowed:
                         file.unlink()
                 os.rmdir(entry.path)
-
-
-@contextlib.contextmanager
-def domain_errors(what: str, kind: str = "picture") -> Iterator[None]:
-    """Turns the storage's errors into ours.
-
-    Args:
-        what: For the log.
-        kind: What the client asked for.
-
-    Raises:
-        NotFound: There is none.
-        StoreUnavailable: The storage refused or did not answer.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotFound(f"There is no such {kind}") from error
-    except (BaseError, OSError, ValueError) as error:
-        log.warning("The store failed on %s: %s", what, _first_line(error))
-        raise StoreUnavailable(f"The {kind} store does not answer; try again later") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

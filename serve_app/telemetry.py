@@ -21,13 +21,15 @@ from serve_app import metrics
 from serve_app.engine import EngineStats
 from serve_app.engine.picture import Picture
 from serve_app.metrics import Instruments, Kind, Metric, kind_of
-from serve_app.request import BatchShare, GenerationResult, RequestDraft, StageSeconds, StepProgress
+from serve_app.paced_instruments import PacedInstruments
+from serve_app.request import RequestDraft
+from serve_app.result import BatchShare, GenerationResult, StageSeconds, StepProgress
 from serve_app.tracing import NoTracer, Tracer
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
-"""Seconds between two recordings of what the engine did; Ray itself reports every ten seconds."""
+"""Seconds between two recordings of what was noted; Ray itself reports every ten seconds."""
 
 _MAX_FOLLOWED = 10_000
 _MAX_NOTED_STEPS = 100_000  # bounds the memory should the recording thread ever stand still
@@ -66,7 +68,7 @@ class RayInstruments:
 
 def here() -> Instruments:
     """The instruments of this process: Ray's inside a replica, else none."""
-    return RayInstruments() if _in_replica() else metrics.NoInstruments()
+    return PacedInstruments(RayInstruments(), FLUSH_S) if in_replica() else metrics.NoInstruments()
 
 
 def join_serve_log() -> None:
@@ -74,12 +76,13 @@ def join_serve_log() -> None:
 
     Without it they end at Python's root logger, which drops everything below a warning.
     """
-    if _in_replica():
+    if in_replica():
         ours = logging.getLogger("serve_app")
         ours.parent = logging.getLogger("ray.serve")
 
 
-def _in_replica() -> bool:
+def in_replica() -> bool:
+    """Whether this process is a replica of Ray Serve."""
     try:
         serve.get_replica_context()
     except RayServeException:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.errors import ConfigurationError
-from serve_app.request import GeneratedImage, GenerationResult, RequestDraft
+from serve_app.request import RequestDraft
+from serve_app.result import GeneratedImage, GenerationResult
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

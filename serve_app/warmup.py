@@ -9,7 +9,8 @@ import time
 from serve_app.capabilities import Capabilities, PoolFacts
 from serve_app.engine import Engine
 from serve_app.errors import ConfigurationError, ImagineError
-from serve_app.request import Pixels, RequestDraft, StageSeconds, StepProgress, new_request_id
+from serve_app.request import RequestDraft, new_request_id
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 logger = logging.getLogger(__name__)
 

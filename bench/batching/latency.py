@@ -53,6 +53,7 @@ class Point:
             of what was unfinished.
         given_up: Whether the run ended early because the target was far out of reach.
         elapsed_s: Seconds from the start to the last picture.
+        stolen_s: The most processor time that a host took away within a second of it (`bench.stolen_time`).
     """
 
     server: str
@@ -62,6 +63,7 @@ class Point:
     latencies_s: tuple[float, ...]
     given_up: bool
     elapsed_s: float
+    stolen_s: float = 0.0
 
     @property
     def p99_s(self) -> float:

@@ -13,7 +13,8 @@ from serve_app.capabilities import PoolFacts
 from serve_app.engine import Engine
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import ImagineError
-from serve_app.request import Pixels, RequestDraft, StageSeconds, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 Draw = Callable[[Sequence[Job]], Sequence[bytes]]
 """Draws pictures of one kind in one call and gives the RGB bytes of each."""

@@ -22,7 +22,8 @@ from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import ImagineError
 from serve_app.images import encode
 from serve_app.load_test import PROMPTS
-from serve_app.request import OutputOptions, Pixels, RequestDraft, StageSeconds, StepProgress
+from serve_app.request import OutputOptions, RequestDraft
+from serve_app.result import Pixels, StageSeconds, StepProgress
 from serve_app.settings import PoolSettings
 
 ENCODING_THREADS = 2

@@ -7,12 +7,14 @@ import logging
 import os
 import shutil
 import weakref
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from serve_app import cpu_topology
 from serve_app.accelerators.base import Accelerator
+from serve_app.capabilities import ModelDefaults
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import ConfigurationError
 from serve_app.settings import PoolSettings
@@ -30,11 +32,21 @@ _EXACT_MATMULS = ("MKL_CBWR", "AVX2,STRICT")
 """MKL's sums else depend on where a row lies in memory (seen in tiny attentions with two threads). Read by MKL once,
 before its first call."""
 
+_MANY_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+"""What oneDNN keeps of the code that it writes for each layer, size and number of rows. Its 1024 are used up by three
+sizes in up to 8 rows each: from then on it writes all of them anew, milliseconds for each layer (24 such steps: 10 s
+instead of 2 s). Read by oneDNN once, before its first call; more of them took no more memory."""
+
 _MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 2**28, -3: 2**30, -8: 1}
 """glibc's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD (bytes) and M_ARENA_MAX: memory of big tensors is kept instead
 of being given back and faulted in again by every layer (a tenth of a decode's time)."""
 
-_NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's name
+_FAST_BF16_FLAGS = {"amx_bf16", "bf16"}
+"""AMX, and Arm's name of its own instructions: bfloat16 is faster than float32 wherever they are."""
+
+_AMD_BF16_FLAG = "avx512_bf16"
+"""Faster on AMD's processors (Zen 4: twice). Intel's do not multiply more numbers by it than by float32's instructions:
+on a Xeon whose AMX was hidden, oneDNN's products and convolutions took 1.4 to 1.6 times as long as in float32."""
 
 
 class _Cpu:
@@ -55,6 +67,7 @@ class _Cpu:
     def load_pipeline(self, pool: PoolSettings) -> StepPipeline:
         if pool.exact_batches:
             os.environ.setdefault(*_EXACT_MATMULS)
+        os.environ.setdefault(*_MANY_PRIMITIVES)
         _keep_memory()
         import torch
 
@@ -72,7 +85,7 @@ class _Cpu:
                 device=torch.device("cpu"),
                 dtype=dtype,
                 cores=cores,
-                concurrent_decodes=0 if pool.exact_batches else pool.concurrent_decodes,
+                concurrent_decodes=partial(_concurrent_decodes, pool, cores.cores),
                 tune=lambda stock: _tune(stock, layers, dtype),
             )
         _give_back_free_memory()
@@ -104,11 +117,11 @@ def _dtype_name(pool: PoolSettings) -> str:
     """As set, else the fastest that this processor computes without emulation."""
     if pool.dtype != "auto":
         return pool.dtype
-    return "bfloat16" if has_native_bf16() else "float32"
+    return "bfloat16" if has_fast_bf16() else "float32"
 
 
-def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated it is slower than float32.
+def has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32.
 
     Args:
         cpuinfo: The kernel's description of the processor; where there is none the answer is no.
@@ -117,11 +130,12 @@ def has_native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
-    return any(
-        _NATIVE_BF16_FLAGS & set(line.partition(":")[2].split())
-        for line in lines
-        if line.lower().startswith(("flags", "features"))
-    )
+    entries = [
+        (name.strip().lower(), value.split()) for name, _, value in (line.partition(":") for line in lines)
+    ]
+    flags = {flag for name, values in entries if name in ("flags", "features") for flag in values}
+    amd = any(name == "vendor_id" and values == ["AuthenticAMD"] for name, values in entries)
+    return bool(flags & _FAST_BF16_FLAGS) or (amd and _AMD_BF16_FLAG in flags)
 
 
 def _layers(pool: PoolSettings, dtype: torch.dtype) -> Layers:
@@ -136,8 +150,10 @@ def _layers(pool: PoolSettings, dtype: torch.dtype) -> Layers:
 
     wanted = pool.cpu.layers
     if wanted == "auto":
-        if dtype != torch.bfloat16 or not onednn.usable():
+        if dtype == torch.float16 or not onednn.usable():
             return "plain"
+        if dtype == torch.float32:
+            return "fused"
         # That the extension's sums are the same wherever a row lies was not seen; of oneDNN's it was.
         return "fused" if pool.exact_batches or _ipex_problem() else "ipex"
     problem = None
@@ -270,6 +286,20 @@ def _threads(pool: PoolSettings, cores: tuple[cpu_topology.Core, ...]) -> int:
     if isinstance(reserved, (int, float)) and reserved >= 1:
         return cpu_topology.threads_for(cores, reserved)
     return _default_threads(cores)
+
+
+def _concurrent_decodes(pool: PoolSettings, cores: int, defaults: ModelDefaults) -> int:
+    """As set; else one for a model of few unguided steps, where decodes are most of the work.
+
+    Two calls on half of the cores each then do more than one after the other on all, above all where neighbours want
+    the cores too. Long guided pictures lose by it: OpenMP's threads wait asleep once another thread computes. Sums are
+    split by the number of threads, so a picture is bit-equal only where that never changes.
+    """
+    if pool.exact_batches:
+        return 0
+    if pool.concurrent_decodes is not None:
+        return pool.concurrent_decodes
+    return int(cores > 1 and defaults.guidance_scale == 0)
 
 
 def _default_threads(cores: tuple[cpu_topology.Core, ...] | None = None) -> int:

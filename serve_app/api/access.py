@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from serve_app.api.caller import KEYED, caller_here, caller_of, presented_key
 from serve_app.api_keys import ApiKeys
 from serve_app.errors import InvalidApiKey
 from serve_app.picture_urls import PictureUrls
+from serve_app.request import owner_here
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/live", "/docs", "/openapi.json"})
@@ -51,14 +53,18 @@ class Access:
         return self._keys is not None
 
     async def admit(self, request: Request) -> None:
-        """Returns for a request that may go on; its caller is then in `caller.caller_here`.
+        """Returns for a request that may go on.
+
+        Its caller is then in `caller.caller_here`, the key's owner in `serve_app.request.owner_here`.
 
         Raises:
             InvalidApiKey: It needs a key and has none, or an unknown one.
             HTTPException: It tells Ray's proxy not to notice when its client leaves.
         """
         if self._keys is not None and not self._is_open(request):
-            request.scope.setdefault("state", {})["caller"] = KEYED + await self._owner(self._keys, request)
+            owner = await self._owner(self._keys, request)
+            request.scope.setdefault("state", {})["caller"] = KEYED + owner
+            owner_here.set(owner)
         name, value = STAYS_CONNECTED
         if request.headers.get(name, "").strip() == value:
             raise HTTPException(400, f"{name} is not for clients; use on_disconnect=finish, or a job")
@@ -96,6 +102,18 @@ def describe_keys(app: FastAPI) -> None:
             "basic": {"type": "http", "scheme": "basic", "description": "The key is the password."},
         }
         document["security"] = [{"bearer": []}, {"basic": []}]
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS):
+                    operation["security"] = []
+                else:
+                    _describe_refusal(operation["responses"])
         return document
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _describe_refusal(responses: dict[str, Any]) -> None:
+    """Adds 401 in the shape in which the route refuses anything else."""
+    shape = responses.get("503") or responses.get("404") or {}
+    responses.setdefault("401", {**shape, "description": HTTPStatus.UNAUTHORIZED.phrase})

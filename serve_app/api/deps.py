@@ -15,7 +15,7 @@ from serve_app.service import ImageService
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def get_service() -> ImageService:
+async def get_service() -> ImageService:
     """The running ingress. Tests override this dependency with a fake."""
     from ray import serve
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 from serve_app.api.caller import caller_here
 from serve_app.api.unattended import attended, detached
 from serve_app.errors import DeadlineExceeded, ImagineError
-from serve_app.request import GeneratedImage, GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GeneratedImage, GenerationResult, StepProgress
 from serve_app.service import ImageService
 from serve_app.store import PictureStore, picture_name
 

@@ -44,6 +44,7 @@ _STATUSES: tuple[tuple[type[domain.ImagineError], int, str], ...] = (
     (domain.Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (domain.PoolUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (domain.StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable"),
+    (domain.PictureRefused, HTTPStatus.UNPROCESSABLE_ENTITY, "picture_refused"),
     (domain.DeadlineExceeded, HTTPStatus.GATEWAY_TIMEOUT, "deadline_exceeded"),
     (domain.GenerationCancelled, CLIENT_CLOSED_REQUEST, "cancelled"),
     (domain.GenerationFailed, HTTPStatus.INTERNAL_SERVER_ERROR, "generation_failed"),
@@ -197,7 +198,7 @@ def error_responses(model: type[BaseModel], *statuses: int) -> dict[int | str, d
     return {int(status): {"model": model, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-DRAWING_STATUSES: Sequence[int] = (408, 413, 422, 500, 503, 504)
+DRAWING_STATUSES: Sequence[int] = (408, 413, 422, 429, 500, 503, 504)
 """How a route that draws may refuse; those with a JSON body also with 400."""
 
 

@@ -36,7 +36,8 @@ from serve_app.limits import (
     Seed,
 )
 from serve_app.picture_urls import PictureUrls
-from serve_app.request import GenerationResult, RequestDraft, new_request_id, random_seed
+from serve_app.request import RequestDraft, new_request_id, random_seed
+from serve_app.result import GenerationResult
 from serve_app.service import ImageService
 from serve_app.store import GRID_NAME, PictureStore, picture_name
 

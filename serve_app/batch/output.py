@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.batch.prompts import PromptLine
 from serve_app.errors import NotFound
+from serve_app.object_store import delete_objects, domain_errors, local_folder, open_store
 from serve_app.settings import StoreSettings
-from serve_app.store import delete_objects, domain_errors, local_folder, open_store
 
 MANIFEST = "manifest.jsonl"
 

@@ -31,46 +31,56 @@ class Decoding:
         self._beside = (
             ThreadPoolExecutor(self._slots, thread_name_prefix="engine-decode") if self._slots else None
         )
+        self._busy = 0  # threads beside that decode now; under the ledger's lock, as is the next
+        self._stopping = False
 
     def stop(self) -> None:
         """Starts no more; does not wait for those under way."""
+        with self._ledger.lock:
+            self._stopping = True
         if self._beside is not None:
             self._beside.shutdown(wait=False, cancel_futures=True)
 
     def can_start(self) -> bool:
-        """Whether a picture waits for its decode and a place is free. Under the ledger's lock."""
-        scheduler = self._ledger.scheduler
-        return scheduler.undecoded > 0 and (self._slots == 0 or scheduler.decoding < self._slots)
+        """Whether a picture waits for its decode. Under the ledger's lock."""
+        return self._ledger.scheduler.undecoded > 0
 
     def start(self) -> Picture | None:
         """Starts all decodes that may run beside.
 
         Returns:
-            The picture for the engine's own thread, if any. At most one, so that decoding never stalls the others for
-            longer; the only picture there is gets the whole device, on that thread.
+            The picture for the engine's own thread, if any: the only one there is, which gets the whole device, or one
+            that all those beside have no time for. Nothing is sooner done than a picture without steps left. At most
+            one, so that decoding never stalls the others for longer.
         """
         ledger = self._ledger
         while True:
             with ledger.lock:
-                if self._beside is not None and not self.can_start():
-                    return None
                 picture = ledger.scheduler.next_to_decode()
                 alone = picture is not None and sum(1 for _ in ledger.scheduler.pictures()) == 1
-            if picture is None or self._beside is None or alone:
-                return picture
+                if picture is None or self._beside is None or alone or self._busy == self._slots:
+                    return picture
+                self._busy += 1
             try:
                 self._beside.submit(self._decode_beside, picture)
             except RuntimeError:  # stopping: whoever stops ends the pictures that are left
                 return None
 
-    def _decode_beside(self, picture: Picture) -> None:
-        try:
-            self.decode(picture)
-        except Exception as error:  # the boundary of this thread: it ends this picture only
-            log.exception("unexpected error in a decoder", extra=picture.log_fields)
-            self._ledger.fail(picture, GenerationFailed(f"unexpected {type(error).__name__} in the engine"))
-        with self._ledger.lock:
-            self._ledger.lock.notify_all()  # a slot is free
+    def _decode_beside(self, first: Picture) -> None:
+        """Decodes `first`, then what waits: it need not wait for the end of the engine's step."""
+        picture: Picture | None = first
+        while picture is not None:
+            try:
+                self.decode(picture)
+            except Exception as error:  # the boundary of this thread: it ends this picture only
+                log.exception("unexpected error in a decoder", extra=picture.log_fields)
+                self._ledger.fail(
+                    picture, GenerationFailed(f"unexpected {type(error).__name__} in the engine")
+                )
+            with self._ledger.lock:
+                picture = None if self._stopping else self._ledger.scheduler.next_to_decode()
+                if picture is None:
+                    self._busy -= 1
 
     def decode(self, picture: Picture) -> None:
         """On the engine's thread or on a decoder's; the picture may be cancelled or too late meanwhile."""

@@ -22,7 +22,8 @@ from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.stats import EngineStats
 from serve_app.engine.ticket import Listener, Ticket
 from serve_app.errors import DeadlineExceeded, GenerationCancelled, GenerationFailed, PoolUnavailable
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Engine:
 
         Raises:
             QueueFull: No room; says when to try again.
+            LimitReached: No more room for this owner; says when to try again.
             DeadlineUnreachable: It would not finish in time; says when to try again.
             DeadlineExceeded: The deadline is already over.
             PoolUnavailable: The engine is stopping.
@@ -117,11 +119,12 @@ class Engine:
                 pictures,
                 self._scheduler,
                 self._ledger.times,
+                self._ledger.pace,
                 max_queue_s=self._max_queue_s,
                 unix_now=self._wall_clock(),
             )
             if not self._scheduler.has_work():
-                self._ledger.last_progress = now  # the idle time before was not being stuck
+                self._ledger.begins(now)
             for picture in pictures:
                 self._scheduler.add(picture)
             self._lock.notify_all()

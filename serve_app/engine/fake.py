@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from serve_app.capabilities import Capabilities, ModelDefaults
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationFailed
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 POISON_PREPARE = "poison-prepare"
 POISON_STEP = "poison-step"

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from functools import partial
 
 from serve_app.engine.admission import backlog_s
+from serve_app.engine.pace import Pace
 from serve_app.engine.picture import Picture, Shape
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.stats import EngineStats
 from serve_app.engine.step_times import StepTimes
 from serve_app.errors import GenerationCancelled, GenerationFailed, ImagineError
-from serve_app.request import Pixels
+from serve_app.result import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Ledger:
     Attributes:
         lock: Guards the scheduler and everything here; never held while the pipeline or a listener runs.
         times: Learned while drawing.
+        pace: Likewise.
         abandoned: Somebody cancelled since the last tick.
         last_progress: When a picture last got anywhere, in seconds of `clock`.
     """
@@ -38,6 +40,7 @@ class Ledger:
         self.lock = threading.Condition()
         self.scheduler = scheduler
         self.times = StepTimes()
+        self.pace = Pace(1.0 + pipeline.capabilities.concurrent_decodes)
         self.abandoned = False
         self.last_progress = clock()
         self.clock = clock
@@ -47,12 +50,25 @@ class Ledger:
 
     # --- under the lock ---
 
+    def begins(self, now: float) -> None:
+        """Work begins; there was none before, which was not being stuck."""
+        self.last_progress = now
+        self.pace.begin(now)
+
     def stepped(self, shape: Shape, rows: int, seconds: float) -> None:
-        """Notes a denoising step."""
+        """Notes a denoising step, before it is counted in its pictures."""
+        self.last_progress = self.clock()
+        self.pace.done(self._predicted_step_s(shape, rows, seconds), self.last_progress)
         self.times.record_step(shape, rows, seconds)
         self._last_step = (rows, seconds)
         self._steps_done += 1
-        self.last_progress = self.clock()
+
+    def _predicted_step_s(self, shape: Shape, rows: int, seconds: float) -> float:
+        """What it takes off the predicted work. A first step of its kind says nothing of how fast the next ones are."""
+        if not self.times.is_warm(shape, rows):
+            return seconds
+        all_rows = sum(picture.rows for picture in self.scheduler.pictures() if picture.shape == shape)
+        return rows * self.times.row_step_s(shape, max(rows, all_rows), self.scheduler.max_rows)
 
     def stuck_for_s(self) -> float:
         """Seconds since anything got anywhere; 0 while there is nothing to do."""
@@ -71,7 +87,7 @@ class Ledger:
             images_failed=self._failed,
             images_cancelled=self._cancelled,
             stuck_for_s=self.stuck_for_s(),
-            predicted_wait_s=backlog_s(self.scheduler, self.times),
+            predicted_wait_s=backlog_s(self.scheduler, self.times, self.pace),
         )
 
     # --- without it ---
@@ -82,6 +98,8 @@ class Ledger:
             self.last_progress = self.clock()
             if picture.ended:
                 return
+            warm = self.times.is_decode_warm(picture.shape)
+            self.pace.done(self.times.decode_s(picture.shape) if warm else decode_s, self.last_progress)
             self.times.record_decode(picture.shape, decode_s)
             self._done += 1
             self._remove(picture)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from serve_app.engine.state import ImageState
 from serve_app.engine.ticket import Listener
-from serve_app.request import GenerationRequest, Priority, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest, Priority
+from serve_app.result import StageSeconds, StepProgress
 
 Shape = tuple[int, int]
 """Width and height in pixels: step times are learned by it, as it is known before a picture is prepared."""
@@ -22,9 +23,10 @@ class Picture:
     accepted_at: float  # submit()
     cancelled: bool = False  # any thread, under the engine's lock, or by a listener that raised
     state: ImageState | None = None  # the engine, once prepared
+    turn: int = 0  # the scheduler: its place in the order in which pictures were prepared
     passed_over: int = 0  # the scheduler: steps given to others since its own last one
     held_s: float = 0.0  # the scheduler: predicted seconds of all steps given to others while it was ready
-    overtaken_s: float = 0.0  # the scheduler: of these, steps led by pictures that came later
+    overtaken_s: float = 0.0  # the scheduler: of these, steps led by pictures prepared later
     decode_attempts: int = 0  # the engine: decodes that found no memory
     ended: bool = False  # the engine: its listener heard the end
     told_position: int | None = None  # the engine: last queue position its listener heard

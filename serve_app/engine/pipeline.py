@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from serve_app.capabilities import Capabilities, ModelDefaults
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 if TYPE_CHECKING:
     from serve_app.engine.state import ImageState

@@ -4,13 +4,15 @@ The rules:
 
 - Interactive pictures go before batch ones, between any two steps. A batch picture that was passed over too often
   goes first once, so nobody starves.
-- Within a class the picture with the fewest steps left leads, so a short one never waits for a long one. One that
+- Within a class owners take turns (`FairQueue`): who sends much waits for itself, not others for it.
+- Of the prepared ones the picture with the fewest steps left leads, so a short one never waits for a long one. One that
   later ones overtook for half of the time it takes alone leads before them.
 - Others join the leader's step while the time they add to it is less than the time they save (`_joins`); those held
   up for a while already, whenever it makes the device do more in all. A device that one row fills so draws one
   picture after another, one that rows share cheaply draws all at once.
-- Shapes (batch keys) take turns by deficit round robin, their cost being the predicted seconds of their step:
-  each gets the same share of the device's time, however unequal their steps are.
+- Shapes (batch keys) share the device by deficit rounds, their cost being the predicted seconds of a step: each gets
+  the same share of its time, however unequal their steps are. Within a round the most urgent goes first, and goes on:
+  pictures that cannot share a step would all be late if they took turns after every one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from serve_app.engine.fair_queue import FairQueue
 from serve_app.engine.picture import Picture, Shape
 from serve_app.engine.state import BatchKey
 
@@ -38,6 +41,9 @@ what those who are still to come need (all three simulated with measured step ti
 
 CHEAP_STRETCH = 1.25
 """Joining is free of further questions while the leader's step becomes at most so many times as long."""
+
+TURN_STEPS = 4
+"""Steps of the costliest shape that each one may use in a round."""
 
 _MAX_ROW_LIMITS = 256
 _STEPS_BEFORE_RAISING = 200  # at a limit that running out of memory set, before one more row is tried
@@ -68,20 +74,20 @@ class Scheduler:
 
     def __init__(self, max_rows: int, max_queued_images: int, max_rows_in_flight: int) -> None:
         self.max_rows = max_rows
-        self._max_queued_images = max_queued_images
+        self.max_queued_images = max_queued_images
         self._max_rows_in_flight = max_rows_in_flight
-        self._waiting: tuple[deque[Picture], deque[Picture]] = (deque(), deque())  # interactive, batch
+        self._waiting = (FairQueue(), FairQueue())  # interactive, batch
+        self._prepared = 0  # pictures so far
         self._running: list[Picture] = []  # prepared, with steps to do
         self._undecoded: deque[Picture] = deque()  # all steps done
         self._decoding: list[Picture] = []  # taken by `next_to_decode`
         self._row_limits: OrderedDict[BatchKey, _RowLimit] = OrderedDict()
-        self._turns: deque[BatchKey] = deque()  # deficit round robin: whose turn it is, then who follows
-        self._deficits: dict[BatchKey, float] = {}  # seconds a shape may still use in its turn
+        self._shares: dict[BatchKey, float] = {}  # seconds a shape may still use in this round
 
     @property
     def places(self) -> int:
         """Pictures the queue still has room for."""
-        return self._max_queued_images - self.queued
+        return self.max_queued_images - self.queued
 
     @property
     def queued(self) -> int:
@@ -118,11 +124,6 @@ class Scheduler:
         return bool(self._waiting[0] or self._waiting[1] or self._running)
 
     @property
-    def decoding(self) -> int:
-        """Pictures being decoded."""
-        return len(self._decoding)
-
-    @property
     def undecoded(self) -> int:
         """Pictures that wait for their decode."""
         return len(self._undecoded)
@@ -133,7 +134,7 @@ class Scheduler:
 
     def remove(self, picture: Picture) -> None:
         """Forgets a picture, wherever it is; unknown ones too."""
-        places: tuple[deque[Picture] | list[Picture], ...] = (
+        places: tuple[FairQueue | deque[Picture] | list[Picture], ...] = (
             *self._waiting,
             self._running,
             self._undecoded,
@@ -145,14 +146,15 @@ class Scheduler:
 
     def next_to_prepare(self) -> Picture | None:
         """Takes the next picture out of the queue, or None when there is none or no room for its rows."""
-        fitting = [queue for queue in self._waiting if queue and self._has_room(queue[0])]
+        fitting = [queue for queue in self._waiting if queue and self._has_room(queue.first)]
         if not fitting:
             return None
         for queue in fitting[1:]:
-            queue[0].passed_over += 1
-        chosen = next((queue for queue in fitting[1:] if _overdue(queue[0])), fitting[0])
+            queue.first.passed_over += 1
+        chosen = next((queue for queue in fitting[1:] if _overdue(queue.first)), fitting[0])
         picture = chosen.popleft()
-        picture.passed_over = 0
+        self._prepared += 1
+        picture.turn, picture.passed_over = self._prepared, 0
         return picture
 
     def _has_room(self, picture: Picture) -> bool:
@@ -171,14 +173,16 @@ class Scheduler:
             assert picture.state is not None
             by_key.setdefault(picture.state.batch_key, []).append(picture)
         if not by_key:
-            self._turns.clear()
-            self._deficits.clear()
+            self._shares.clear()
             return []
-        # Each list is in order of urgency, so its first picture speaks for the shape.
+        # Each list is in order of urgency, so its first picture speaks for the shape; so is `by_key` itself.
         urgent = {key for key, rest in by_key.items() if rest[0].interactive or _overdue(rest[0])}
-        batches = {key: self._joined(by_key[key], cost) for key in urgent or by_key}
+        leaders = {key: rest[0] for key, rest in by_key.items() if not urgent or key in urgent}
+        batches = {key: self._joined(by_key[key], cost) for key in leaders}
         costs = {key: cost(batch[0].shape, _rows(batch)) for key, batch in batches.items()}
-        key = self._whose_turn(set(by_key), costs)
+        key = self._whose_turn(
+            set(by_key), costs, owed={k for k, one in leaders.items() if _is_owed(one, cost)}
+        )
         chosen = set(map(id, batches[key]))
         for picture in self._running:
             if id(picture) in chosen:
@@ -186,7 +190,7 @@ class Scheduler:
             else:
                 picture.passed_over += 1
                 picture.held_s += costs[key]
-                if batches[key][0].accepted_at > picture.accepted_at:
+                if batches[key][0].turn > picture.turn:
                     picture.overtaken_s += costs[key]
         return batches[key]
 
@@ -214,20 +218,24 @@ class Scheduler:
                 step_s = with_it_s
         return batch
 
-    def _whose_turn(self, present: set[BatchKey], costs: dict[BatchKey, float]) -> BatchKey:
-        """Deficit round robin among the keys of `costs`; those of `present` keep their place in the ring."""
-        self._turns = deque(key for key in self._turns if key in present)
-        self._turns.extend(present - set(self._turns))
-        self._deficits = {key: self._deficits.get(key, 0.0) for key in self._turns}
-        quantum = max(costs.values())  # so that whoever has the turn can afford at least one step
+    def _whose_turn(
+        self, present: set[BatchKey], costs: dict[BatchKey, float], owed: set[BatchKey]
+    ) -> BatchKey:
+        """The most urgent of `costs` (in that order) that has not used up its share of this round.
+
+        Each round gives every shape of `present` the same seconds, some steps' worth; the next round begins when nobody
+        can go on, or when one must who was overtaken for long enough already (`owed`).
+        """
+        quantum = TURN_STEPS * max(costs.values())
+        self._shares = {key: self._shares.get(key, quantum) for key in present}
         while True:
-            key = self._turns[0]
-            if key in costs and self._deficits[key] >= costs[key]:
-                self._deficits[key] -= costs[key]
-                return key
-            self._turns.rotate(-1)
-            if self._turns[0] in costs:
-                self._deficits[self._turns[0]] += quantum
+            for key, step_s in costs.items():
+                if self._shares[key] >= step_s:
+                    self._shares[key] -= step_s
+                    return key
+                if key in owed:
+                    break
+            self._shares = {key: min(left + quantum, 2 * quantum) for key, left in self._shares.items()}
 
     def fitting(self, pictures: list[Picture]) -> list[Picture]:
         """The first of `pictures` (one batch key) and those after it that fit into the rows."""
@@ -289,17 +297,20 @@ def _rows(batch: list[Picture]) -> int:
     return sum(picture.rows for picture in batch)
 
 
-def _order(picture: Picture, cost: Cost) -> tuple[bool, bool, bool, float, float, int]:
-    """Sort key: who leads. Those overtaken for long enough keep the order of their arrival."""
-    owed = picture.overtaken_s >= OVERTAKEN_AT_MOST * _alone_s(picture, cost)
+def _order(picture: Picture, cost: Cost) -> tuple[bool, bool, bool, int, int]:
+    """Sort key: who leads. Those overtaken for long enough keep the order in which they were prepared."""
+    owed = _is_owed(picture, cost)
     return (
         not _overdue(picture),
         not picture.interactive,
         not owed,
-        picture.accepted_at if owed else picture.remaining_steps,
-        picture.accepted_at,
-        picture.index,
+        picture.turn if owed else picture.remaining_steps,
+        picture.turn,
     )
+
+
+def _is_owed(picture: Picture, cost: Cost) -> bool:
+    return picture.overtaken_s >= OVERTAKEN_AT_MOST * _alone_s(picture, cost)
 
 
 def _alone_s(picture: Picture, cost: Cost) -> float:

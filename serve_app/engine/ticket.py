@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from serve_app.errors import ImagineError
-from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 
 class Listener(Protocol):

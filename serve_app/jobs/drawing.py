@@ -24,7 +24,8 @@ from serve_app.jobs.events import JobProgress
 from serve_app.jobs.job import Job
 from serve_app.jobs.records import JobError, JobImage, JobResult, JobState
 from serve_app.jobs.turns import Turns
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore, picture_name
 
@@ -124,7 +125,7 @@ class JobDrawing:
         pause, deaths = self._first_pause_s, 0
         while True:
             try:
-                async with self._turns.take(draft.request_id, created_at, draft.priority):
+                async with self._turns.take(draft.request_id, created_at, draft.priority, draft.owner):
                     drawn = await self._draw(job)
                     # Still in its place: while the store is away, no more pictures pile up than there are places.
                     return await self._keep(job, drawn)

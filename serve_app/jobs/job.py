@@ -8,7 +8,7 @@ import time
 from serve_app.jobs.events import EventLog, JobProgress
 from serve_app.jobs.keeper import JobView
 from serve_app.jobs.records import JobRecord, JobState
-from serve_app.request import StepProgress
+from serve_app.result import StepProgress
 
 _EVENT_IDS_PER_START = 1_000_000
 """Far more than a job has events: each runner that takes a job up counts from the next multiple of it."""

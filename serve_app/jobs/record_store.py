@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from serve_app.errors import NotFound
 from serve_app.jobs.records import JobRecord
+from serve_app.object_store import delete_objects, domain_errors, local_folder, open_store
 from serve_app.settings import JobsSettings, StoreSettings
-from serve_app.store import delete_objects, domain_errors, local_folder, open_store
 
 log = logging.getLogger(__name__)
 

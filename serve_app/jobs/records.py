@@ -34,6 +34,7 @@ _CODES: tuple[tuple[type[errors.ImagineError], str], ...] = (
     (errors.InvalidRequest, "invalid_request"),
     (errors.DeadlineExceeded, "deadline_exceeded"),
     (errors.GenerationFailed, "generation_failed"),
+    (errors.PictureRefused, "picture_refused"),
 )
 
 

@@ -44,25 +44,29 @@ class ChannelsLastGroupNorm(nn.Module):
             normal = nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
             return nn.functional.silu(normal) if silu else normal
         count, channels, height, width = x.shape
-        pixels = x.permute(0, 2, 3, 1).contiguous().view(count, height * width, channels)
-        grouped = (count, self.num_groups, channels // self.num_groups)
-        mean, square = (sums.view(grouped).mean(2, keepdim=True) for sums in _moments(pixels))
-        inverse = (square - mean * mean).clamp_(min=0).add_(self.eps).rsqrt_()
-        scale = inverse * self.weight.double().view(1, *grouped[1:])
-        shift = self.bias.double().view(1, *grouped[1:]) - mean * scale
         repeat = 1
         while channels * repeat < _LEAST_INNER and height * width % (2 * repeat) == 0:
             repeat *= 2
-        flat = pixels.view(count, height * width // repeat, channels * repeat)
+        flat = x.permute(0, 2, 3, 1).contiguous().view(count, height * width // repeat, channels * repeat)
+        grouped = (count, self.num_groups, channels // self.num_groups)
+        mean, square = (sums.view(grouped).mean(2, keepdim=True) for sums in _moments(flat, repeat))
+        inverse = (square - mean * mean).clamp_(min=0).add_(self.eps).rsqrt_()
+        scale = inverse * self.weight.double().view(1, *grouped[1:])
+        shift = self.bias.double().view(1, *grouped[1:]) - mean * scale
         answer = torch.empty_like(flat)
-        scale = scale.float().reshape(count, 1, channels).repeat(1, 1, repeat)
-        shift = shift.float().reshape(count, 1, channels).repeat(1, 1, repeat)
+        scale = scale.detach().float().reshape(count, 1, channels).repeat(1, 1, repeat)
+        shift = shift.detach().float().reshape(count, 1, channels).repeat(1, 1, repeat)
         length = _slice_length(count * channels * repeat)
         for part, target in zip(
             torch.split(flat, length, dim=1), torch.split(answer, length, dim=1), strict=True
         ):
-            normal = torch.addcmul(shift, part, scale)
-            target.copy_(nn.functional.silu(normal, inplace=True) if silu else normal)
+            # In float32 the slice of the answer is where it is computed; other types are rounded once, at the end.
+            normal = target if target.dtype == torch.float32 else torch.empty_like(part, dtype=torch.float32)
+            torch.addcmul(shift, part.float(), scale, out=normal)
+            if silu:
+                nn.functional.silu(normal, inplace=True)
+            if normal is not target:
+                target.copy_(normal)
         return answer.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -71,19 +75,20 @@ def _slice_length(numbers: int) -> int:
     return max(1, _SLICE_BYTES * torch.get_num_threads() // (4 * numbers))
 
 
-def _moments(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(flat: torch.Tensor, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Means of the values and of their squares, each (batch, channels) float64.
 
     Args:
-        pixels: (batch, pixels, channels) of any floating dtype.
+        flat: (batch, pixels / repeat, repeat * channels) of any floating dtype.
+        repeat: Pixels that lie side by side.
     """
-    count, length, channels = pixels.shape
-    total = torch.zeros(2, count, channels, dtype=torch.float64)
-    for part in torch.split(pixels, _slice_length(count * channels), dim=1):
+    count, length, width = flat.shape
+    total = torch.zeros(2, count, width, dtype=torch.float64)
+    for part in torch.split(flat, _slice_length(count * width), dim=1):
         exact = part.float()
         total[0] += exact.sum(1)
         total[1] += (exact * exact).sum(1)
-    mean, square = total / length
+    mean, square = total.view(2, count, repeat, -1).sum(2) / (length * repeat)
     return mean, square
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers.utils.logging
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
+from serve_app.capabilities import ModelDefaults
 from serve_app.errors import ConfigurationError
 from serve_app.model_files import local_folder, require, weight_files
 from serve_app.model_source import model_defaults
@@ -32,7 +33,7 @@ def load_sdxl(
     device: torch.device,
     dtype: torch.dtype,
     cores: SharedCores | None = None,
-    concurrent_decodes: int = 0,
+    concurrent_decodes: Callable[[ModelDefaults], int] = lambda defaults: 0,
     tune: Callable[[Any], None] = lambda stock: use_channels_last(stock.vae),
 ) -> SdxlPipeline:
     """Loads the pool's model straight into `dtype`, from safetensors only.
@@ -42,7 +43,7 @@ def load_sdxl(
         device: Where all of it runs.
         dtype: Of the UNet, the text encoders and (but for float16, see `SdxlPipeline`) the VAE.
         cores: The cores of a CPU, for `SdxlPipeline`.
-        concurrent_decodes: See `Capabilities`.
+        concurrent_decodes: See `Capabilities`; of the model's defaults.
         tune: Changes the loaded `StableDiffusionXLPipeline` for a CPU, in place.
 
     Raises:
@@ -54,15 +55,16 @@ def load_sdxl(
     if device.type == "cpu":
         tune(stock)
     log.info("loaded %s as %s on %s in %.1f s", pool.model, dtype, device, time.monotonic() - began)
+    defaults = model_defaults(folder, pool)
     return SdxlPipeline(
         stock,
         device=device,
-        defaults=model_defaults(folder, pool),
+        defaults=defaults,
         max_rows=pool.max_rows,
         max_pixels=pool.max_pixels,
         exact_batches=pool.exact_batches,
         cores=cores,
-        concurrent_decodes=concurrent_decodes,
+        concurrent_decodes=concurrent_decodes(defaults),
     )
 
 

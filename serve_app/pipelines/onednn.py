@@ -25,6 +25,13 @@ from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from serve_app.pipelines.group_norm import ChannelsLastGroupNorm
+from serve_app.pipelines.onednn_layers import (
+    PackedConv2d,
+    PackedLinear,
+    PackedPointwise,
+    as_picture,
+    as_tokens,
+)
 
 _MAX_REMEMBERED_TEXTS = 16
 """Texts whose keys and values are kept, 26 MB each in a full-size SDXL: more than the pictures a CPU draws in turns."""
@@ -42,98 +49,6 @@ def usable() -> bool:
             "_reorder_convolution_weight",
         )
     )
-
-
-class PackedLinear(nn.Module):
-    """`torch.nn.Linear` with its weights laid out for oneDNN.
-
-    Args:
-        weight: (out, in); not kept.
-        bias: (out,), or None.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-        self._bias = None if bias is None else bias.detach().clone()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out)."""
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        return y
-
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """The exact (error function's) GELU of the result."""
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "gelu", [], "none")
-        return y
-
-    def plus(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """The result plus `other`, of the same shape and dtype."""
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self._bias, "add")
-        return y
-
-    def times(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """The result times `other`, of the same shape and dtype."""
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self._bias, "mul")
-        return y
-
-
-class PackedConv2d(nn.Module):
-    """`torch.nn.Conv2d` with its weights laid out for oneDNN; answers channels_last.
-
-    Args:
-        conv: The layer; its weights are not kept.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self._geometry = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
-        self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-            conv.weight.detach().contiguous(memory_format=torch.channels_last), *self._geometry
-        )
-        self._bias = None if conv.bias is None else conv.bias.detach().clone()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, in, height, width) to (batch, out, ...)."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, self._bias, *self._geometry, "none", [], ""
-        )
-        return y
-
-    def plus(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """The result plus `other`, of the same shape and dtype."""
-        if other.shape[-2:] == (1, 1):  # torch 2.8 cannot tell the layout of a single pixel
-            return self.forward(x).add_(other)
-        x = x.contiguous(memory_format=torch.channels_last)
-        other = other.contiguous(memory_format=torch.channels_last)
-        y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, self._packed, self._bias, *self._geometry, "add", None, None, [], None
-        )
-        return y
-
-
-class PackedPointwise(nn.Module):
-    """A convolution of one pixel as a matrix product over the pixels; answers channels_last.
-
-    oneDNN lays weights of such a convolution out for one size of pictures, and with any other is 20 times slower.
-
-    Args:
-        conv: The layer; its weights are not kept.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.product = PackedLinear(conv.weight.flatten(1), conv.bias)
-
-    @staticmethod
-    def knows(conv: nn.Conv2d) -> bool:
-        """Whether `conv` is a product over the pixels."""
-        return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, in, height, width) to (batch, out, height, width)."""
-        return _picture(self.product(_tokens(x)), x)
 
 
 class FusedResnet(nn.Module):
@@ -288,10 +203,10 @@ class FusedTransformer(nn.Module):
             x: (batch, channels, height, width).
             encoder_hidden_states: (batch, tokens, channels of the text).
         """
-        hidden = self.proj_in(_tokens(self.norm(x)))
+        hidden = self.proj_in(as_tokens(self.norm(x)))
         for block in self.blocks:
             hidden = block(hidden, encoder_hidden_states)
-        return (_picture(self.proj_out.plus(hidden, _tokens(x)), x),)
+        return (as_picture(self.proj_out.plus(hidden, as_tokens(x)), x),)
 
 
 def fuse_unet(unet: Any) -> None:
@@ -384,13 +299,3 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> to
     """(batch, positions, heads * channels) each."""
     q, k, v = (one.view(*one.shape[:2], heads, -1).transpose(1, 2) for one in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def _tokens(x: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, height, width) to (batch, positions, channels), without a copy where `x` is channels_last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _picture(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(batch, positions, channels) to (batch, channels, height, width) channels_last, without a copy."""
-    return tokens.view(tokens.shape[0], *like.shape[-2:], -1).permute(0, 3, 1, 2)

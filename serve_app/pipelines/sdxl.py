@@ -17,7 +17,8 @@ from serve_app.pipelines.noise_schedulers import PictureSchedule
 from serve_app.pipelines.preview import LinearPreview
 from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
 from serve_app.pipelines.shared_cores import SharedCores
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -89,7 +90,7 @@ def web_page(service_url: str, folder: Path, port: int | None = None) -> Iterato
     url = f"http://127.0.0.1:{listens}"
     command = [sys.executable, "-m", "gradio_ui"]
     with running(
-        command, folder, SERVICE_NAME=service_url, UI_PORT=str(listens), UI_ENDS_WITH_PARENT="1"
+        command, folder, SERVICE_NAME=service_url, UI_PORT=str(listens), UI_PARENT_PID=str(os.getpid())
     ) as process:
         deadline = time.monotonic() + 180.0
         while True:

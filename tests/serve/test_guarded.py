@@ -73,6 +73,8 @@ def guarded(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -
             limits_by_name={"page": CallerLimits()},
         ),
         ingress_replicas=2,
+        max_ongoing_requests=8,
+        max_queued_requests=8,  # Serve counts those that it is just handing on, as the six at once below
         request_timeout_s=15.0,
     )
     serve.run(build(settings), name="guarded", route_prefix="/guarded")
@@ -91,6 +93,22 @@ def test_limits_hold_over_both_ingress_replicas(guarded: Guarded) -> None:
     with ThreadPoolExecutor(4) as pool:
         short = [pool.submit(guarded.get, "imagine", PAGE, **SHORT) for _ in range(4)]
         assert {answer.result().status_code for answer in short} == {200}
+
+
+def test_what_no_queue_has_room_for_is_refused_by_the_proxy(guarded: Guarded) -> None:
+    asked = {**SHORT, "num_inference_steps": 20}
+    # One client for all: each would take its time to be made, and they are to come at once.
+    limits = httpx.Limits(max_connections=80)
+    key = {"Authorization": f"Bearer {PAGE}"}
+    with (
+        httpx.Client(headers=key, timeout=60.0, trust_env=False, limits=limits) as client,
+        ThreadPoolExecutor(80) as pool,
+    ):
+        answers = list(pool.map(lambda _: client.get(f"{guarded.url}/imagine", params=asked), range(80)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "5")}
+    assert len(refused) < 80
+    assert guarded.get("imagine", PAGE, **SHORT).status_code == 200
 
 
 def test_a_key_is_needed_until_it_is_taken_out(guarded: Guarded) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from serve_app.callers import Callers
 
@@ -22,15 +23,28 @@ class Cluster:
         return set(self.living)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def looked(cluster: Cluster, times: int = 2) -> None:
+    """Until it was asked so often again: a look that was under way before may know nothing of what has changed."""
+    before = cluster.asked
+    await until(lambda: cluster.asked > before + times)
+
+
 async def test_the_dead_are_told_once_and_the_living_never() -> None:
     cluster = Cluster("a", "b")
     callers = Callers(cluster, look_every_s=0.005)
     deaths: list[str] = []
     with callers.waiting("a", lambda: deaths.append("a")), callers.waiting("b", lambda: deaths.append("b")):
-        await asyncio.sleep(0.03)
+        await looked(cluster)
         assert deaths == []
         cluster.living.discard("a")
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(deaths))
+        await looked(cluster)
         assert deaths == ["a"]
 
 
@@ -41,10 +55,9 @@ async def test_nobody_is_asked_while_nothing_is_drawn() -> None:
         await asyncio.sleep(0.02)
     assert cluster.asked == 0
     with callers.waiting("a", lambda: None):
-        await asyncio.sleep(0.03)
-    await asyncio.sleep(0.02)
+        await looked(cluster)
+    await asyncio.sleep(0.05)  # a look may have been under way
     asked = cluster.asked
-    assert asked > 0
     await asyncio.sleep(0.03)
     assert cluster.asked == asked
 
@@ -55,10 +68,10 @@ async def test_where_it_is_not_known_who_lives_nothing_is_stopped() -> None:
     callers = Callers(cluster, look_every_s=0.005)
     deaths: list[str] = []
     with callers.waiting("a", lambda: deaths.append("a")):
-        await asyncio.sleep(0.03)
+        await looked(cluster)
         assert deaths == []
         cluster.away = False
-        await asyncio.sleep(0.03)
+        await until(lambda: bool(deaths))
         assert deaths == ["a"]
 
 

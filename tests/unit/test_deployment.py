@@ -23,15 +23,8 @@ from serve_app.errors import (
     GenerationFailed,
     QueueFull,
 )
-from serve_app.request import (
-    GenerationRequest,
-    GenerationResult,
-    ImageFormat,
-    OutputOptions,
-    Pixels,
-    ReplicaLoad,
-    StepProgress,
-)
+from serve_app.request import GenerationRequest, ImageFormat, OutputOptions
+from serve_app.result import GenerationResult, Pixels, ReplicaLoad, StepProgress
 from serve_app.settings import PoolSettings
 
 POOL = PoolSettings(name="test", accelerator="fake", model="fake")

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.errors import QueueFull
 from serve_app.full_replicas import MAX_BELIEVED_S, FullReplicas
-from serve_app.request import ReplicaLoad
+from serve_app.result import ReplicaLoad
 
 
 class Clock:
@@ -59,6 +59,56 @@ def test_all_replicas_must_have_refused_and_the_least_wait_is_told() -> None:
     full.has_room("b")
     assert full.refusal(1, 2) is None
     assert full.refusal(1, 0) is None  # nobody knows how many there are
+
+
+def test_one_asks_at_a_time_once_it_was_full_and_more_where_there_is_room() -> None:
+    clock = Clock()
+    full = FullReplicas(clock)
+    with full.asking(), full.asking():
+        assert full.refusal(1, 1) is None, "nobody is held back before"
+    full.refused(_load("a"), QueueFull("no room", 4.0), 1)
+    assert full.refusal(1, 1) is not None
+    clock.now += 0.6  # it is believed for half a second
+    assert full.refusal(1, 1) is None
+    with full.asking():
+        held_back = full.refusal(1, 1)
+        assert held_back is not None
+        assert held_back.message == "no room"
+    full.accepted("a")
+    with full.asking():
+        assert full.refusal(1, 1) is None
+        with full.asking():
+            assert full.refusal(1, 1) is not None, "two at a time"
+    full.refused(_load("a"), QueueFull("no room", 4.0), 1)
+    clock.now += 0.6
+    with full.asking():
+        assert full.refusal(1, 1) is not None, "one again"
+    full.refused(_load("a"), QueueFull("no room for 4", 4.0), 4)
+    assert full.refusal(4, 1) is not None
+    with full.asking():
+        assert full.refusal(3, 1) is None, "fewer might fit"
+
+
+def test_a_pool_that_was_full_a_while_ago_is_asked_by_all() -> None:
+    clock = Clock()
+    full = FullReplicas(clock)
+    full.refused(_load("a"), QueueFull("no room", 4.0), 1)
+    assert full.refusal(1, 1) is not None
+    clock.now += 0.5 + MAX_BELIEVED_S
+    with full.asking(), full.asking():
+        assert full.refusal(1, 1) is None
+
+
+def test_a_question_without_an_answer_keeps_nobody_out_for_long() -> None:
+    clock = Clock()
+    full = FullReplicas(clock)
+    full.refused(_load("a"), QueueFull("no room", 4.0), 1)
+    assert full.refusal(1, 1) is not None
+    clock.now += 0.6
+    with full.asking():
+        assert full.refusal(1, 1) is not None
+        clock.now += MAX_BELIEVED_S
+        assert full.refusal(1, 1) is None
 
 
 def test_fewer_pictures_might_still_fit() -> None:

@@ -19,14 +19,8 @@ from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
 from serve_app.pool_status import PoolState
 from serve_app.replica_watch import ReplicaCounts, ReplicaWatch
-from serve_app.request import (
-    GeneratedImage,
-    GenerationRequest,
-    GenerationResult,
-    ImageFormat,
-    ReplicaLoad,
-    StageSeconds,
-)
+from serve_app.request import GenerationRequest, ImageFormat
+from serve_app.result import GeneratedImage, GenerationResult, ReplicaLoad, StageSeconds
 from serve_app.settings import PoolSettings
 from serve_app.telemetry import DrawingTelemetry
 

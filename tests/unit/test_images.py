@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from serve_app import images
-from serve_app.request import ImageFormat, OutputOptions, Pixels
+from serve_app.request import ImageFormat, OutputOptions
+from serve_app.result import Pixels
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from serve_app import images, metadata
 from serve_app.metadata import PictureParameters
-from serve_app.request import GenerationRequest, ImageFormat, OutputOptions, Pixels
+from serve_app.request import GenerationRequest, ImageFormat, OutputOptions
+from serve_app.result import Pixels
 
 FLAT = Pixels(64, 48, bytes((200, 30, 30)) * (64 * 48))
 SETTINGS = "Steps: 4, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.5, Seed: 0, Size: 64x48"

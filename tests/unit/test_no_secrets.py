@@ -71,7 +71,7 @@ def test_no_tracked_file_holds_a_secret() -> None:
     [
         "-----BEGIN " + "PRIVATE KEY-----",
         "-----BEGIN RSA " + "PRIVATE KEY-----",
-        new_key(),
+        pytest.param(new_key(), id="a key of this service"),
         "AKIA" + "ABCDEFGHIJKLMNOP",
         "hf_" + "a" * 34,
         "ghp_" + "a" * 36,

@@ -84,6 +84,11 @@ async def test_a_request_does_not_wait_for_newer_counts(monkeypatch: pytest.Monk
     watch = ReplicaWatch("imagine", ray)
     await watch.counts("up")
     monkeypatch.setattr(replica_watch, "MAX_AGE_S", 0.0)
+    for _ in range(5):
+        await watch.counts("up", max_age_s=1000.0)
+        await asyncio.sleep(0)
+    assert ray.asked == 1  # new enough for a long time
+    monkeypatch.setattr(replica_watch, "_ASKED_FOR_BESIDE", 0.0)
     ray.status = _status(up=("HEALTHY", {"RUNNING": 2}, ""))
     assert await watch.counts("up", max_age_s=10.0) == ReplicaCounts(1, 1)
     assert await watch.counts("up", max_age_s=0.0) == ReplicaCounts(2, 2)

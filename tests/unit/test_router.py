@@ -19,7 +19,8 @@ from serve_app.errors import (
     UnknownModel,
     UnsupportedRequest,
 )
-from serve_app.request import GenerationRequest, GenerationResult, Priority, RequestDraft, StepProgress
+from serve_app.request import GenerationRequest, Priority, RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.router import Router
 
 

@@ -17,6 +17,7 @@ from serve_app.settings import (
     CudaSettings,
     JobsSettings,
     PoolSettings,
+    SafetySettings,
     Settings,
     StoreSettings,
     read_settings_file,
@@ -35,6 +36,7 @@ POOLS = DOCUMENT.with_name("pools.md")
         (CpuSettings, "The accelerator cpu"),
         (StoreSettings, "The store"),
         (JobsSettings, "Jobs"),
+        (SafetySettings, "Safety"),
         (AccessSettings, "Access"),
         (CallerLimits, "Limits of a caller"),
     ],
@@ -111,10 +113,23 @@ def test_a_settings_file_may_be_a_whole_serve_config(tmp_path: Path) -> None:
     assert read_settings_file(whole).log_prompts is True
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "a: [", None])
-def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1, 2]",
+        b"a: [",
+        b"1: 2",
+        b"true: x",
+        b"applications: []",
+        b"applications: [1]",
+        b"a: 2001-13-45",
+        b"\xff",
+        None,
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "settings.yaml"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"settings\.yaml"):
         read_settings_file(file)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.request import GenerationRequest, ReplicaLoad, RequestDraft
+from serve_app.request import GenerationRequest, RequestDraft
+from serve_app.result import ReplicaLoad
 from serve_app.speed import SpeedEstimate, StartEstimate, work_units
 
 

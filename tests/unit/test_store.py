@@ -20,7 +20,7 @@ from serve_app.request import ImageFormat
 from serve_app.settings import StoreSettings
 from serve_app.store import GRID_NAME, PictureStore, picture_name
 
-ID = str(uuid.uuid4())
+ID = "4a810c83-2d14-46a1-baa9-e7cb22ecf8a4"
 BUCKET = "pictures"
 
 

@@ -17,14 +17,8 @@ from serve_app.engine.fake import POISON_STEP
 from serve_app.errors import GenerationFailed, PoolUnavailable, StoreUnavailable
 from serve_app.fake_service import FakeImageService
 from serve_app.metrics import METRICS, MemoryInstruments, kind_of
-from serve_app.request import (
-    GenerationRequest,
-    GenerationResult,
-    ReplicaLoad,
-    RequestDraft,
-    StepProgress,
-    new_request_id,
-)
+from serve_app.request import GenerationRequest, RequestDraft, new_request_id
+from serve_app.result import GenerationResult, ReplicaLoad, StepProgress
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from serve_app.store import PictureStore
 from serve_app.telemetry import DrawingTelemetry, RayInstruments, StoreTelemetry, here

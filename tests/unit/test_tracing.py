@@ -19,15 +19,8 @@ from serve_app.deployment import Replica
 from serve_app.errors import ConfigurationError, UnsupportedRequest
 from serve_app.fake_service import FakeImageService
 from serve_app.metrics import NoInstruments
-from serve_app.request import (
-    BatchShare,
-    GeneratedImage,
-    GenerationRequest,
-    GenerationResult,
-    ImageFormat,
-    RequestDraft,
-    StageSeconds,
-)
+from serve_app.request import GenerationRequest, ImageFormat, RequestDraft
+from serve_app.result import BatchShare, GeneratedImage, GenerationResult, StageSeconds
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from serve_app.telemetry import DrawingTelemetry
 from serve_app.tracing import NoTracer, OpenTelemetryTracer, tracer_for

@@ -16,7 +16,8 @@ from serve_app.engine.fake import POISON_HANG, FakePipeline
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
 from serve_app.replica_watch import ReplicaCounts, ReplicaWatch
-from serve_app.request import GenerationRequest, GenerationResult, RequestDraft
+from serve_app.request import GenerationRequest, RequestDraft
+from serve_app.result import GenerationResult
 from serve_app.router import Router
 from serve_app.settings import PoolSettings
 from serve_app.telemetry import DrawingTelemetry

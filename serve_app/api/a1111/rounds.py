@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from serve_app.api.drawing import store_pictures, time_limit
 from serve_app.api.unattended import detached
 from serve_app.live_drawings import LiveDrawing, LiveDrawings, LiveProgress
-from serve_app.request import GenerationResult, RequestDraft
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult
 from serve_app.service import ImageService
 
 REPORT_EVERY_S = 0.3

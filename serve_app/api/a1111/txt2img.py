@@ -33,7 +33,8 @@ from serve_app.limits import (
     WholeNumber,
 )
 from serve_app.noise_schedulers import find, sampler_and_schedule
-from serve_app.request import GenerationResult, RequestDraft, new_request_id, random_seed
+from serve_app.request import RequestDraft, new_request_id, random_seed
+from serve_app.result import GenerationResult
 
 PREVIEWS_PER_PICTURE = 5
 """A1111 shows a preview every so many steps; here there are at most this many, whatever the number of steps."""

@@ -46,6 +46,8 @@ def _adapt(problem: Problem) -> Problem:
     status, detail, headers = problem.status, problem.detail, dict(problem.headers)
     if detail.code == "unknown_model" and detail.field == "model":
         status, detail = 404, detail.model_copy(update={"code": "model_not_found"})
+    elif detail.code == "picture_refused":
+        status, detail = 400, detail.model_copy(update={"code": "content_policy_violation"})
     elif status == 422:
         status = 400
         if "Extra inputs are not permitted" in detail.message:
@@ -60,6 +62,8 @@ def _adapt(problem: Problem) -> Problem:
 def _render(problem: Problem) -> dict[str, Any]:
     detail: ErrorDetail = problem.detail
     kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    if detail.code == "content_policy_violation":
+        kind = "image_generation_user_error"
     if problem.status == 429:
         kind = "requests"  # as OpenAI calls what a limit is of
     shaped = OpenAIErrorDetail(message=detail.message, type=kind, param=detail.field, code=detail.code)

@@ -27,7 +27,8 @@ from serve_app.api.unattended import keep_as
 from serve_app.api.urls import base_url
 from serve_app.errors import ImagineError
 from serve_app.picture_urls import PictureUrls
-from serve_app.request import GenerationResult, RequestDraft, new_request_id
+from serve_app.request import RequestDraft, new_request_id
+from serve_app.result import GenerationResult
 
 _EVENT_SCHEMA = {
     "type": "object",
@@ -57,7 +58,7 @@ router = APIRouter(route_class=ERRORS.route_class())
             "description": "The pictures; with stream, events of the picture on its way.",
             "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
         },
-        **error_responses(OpenAIError, 400, 404, 408, 413, 500, 503, 504),
+        **error_responses(OpenAIError, 400, 404, 408, 413, 429, 500, 503, 504),
     },
     openapi_extra=body_schema(ImagesRequest),
 )

@@ -16,7 +16,7 @@ from serve_app.api.drawing import stage_seconds
 from serve_app.api.sse import with_silences
 from serve_app.errors import ImagineError
 from serve_app.images import png_size
-from serve_app.request import GenerationResult, StepProgress
+from serve_app.result import GenerationResult, StepProgress
 
 KEEP_ALIVE_S = 15.0
 """Seconds of silence after which a comment is sent: proxies close connections that say nothing for a minute."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app import accelerators
-from serve_app.accelerators.cpu import has_native_bf16
+from serve_app.accelerators.cpu import has_fast_bf16
 from serve_app.accelerators.neuron import visible_cores
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import ConfigurationError
@@ -55,19 +55,20 @@ def test_cpu_loads_a_model(tiny_sdxl: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("vendor", "line", "expected"),
     [
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", True),
-        ("flags\t\t: fpu avx2 amx_bf16", True),
-        ("Features\t: fp asimd bf16", True),
-        ("flags\t\t: fpu avx2 avx512f", False),
-        ("model name\t: bf16 avx512_bf16", False),
+        ("GenuineIntel", "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16", True),
+        ("GenuineIntel", "flags\t\t: fpu avx2 avx512f avx512_bf16", False),  # AMX hidden: float32 is faster
+        ("AuthenticAMD", "flags\t\t: fpu avx2 avx512f avx512_bf16", True),
+        ("AuthenticAMD", "flags\t\t: fpu avx2", False),
+        ("0x41", "Features\t: fp asimd bf16", True),
+        ("AuthenticAMD", "model name\t: bf16 avx512_bf16", False),
     ],
 )
-def test_native_bf16_comes_from_the_kernels_flags(tmp_path: Path, line: str, expected: bool) -> None:
+def test_bf16_is_taken_where_it_is_faster(tmp_path: Path, vendor: str, line: str, expected: bool) -> None:
     file = tmp_path / "cpuinfo"
-    file.write_text(f"processor\t: 0\n{line}\n")
-    assert has_native_bf16(file) is expected
+    file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n{line}\n")
+    assert has_fast_bf16(file) is expected
 
 
 def test_neuron_reserves_two_cores_beside_what_is_asked_for() -> None:

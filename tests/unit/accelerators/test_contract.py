@@ -21,7 +21,8 @@ from serve_app.accelerators.base import Accelerator
 from serve_app.capabilities import Capabilities, ModelDefaults
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.state import ImageState
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 from serve_app.settings import PoolSettings
 
 NAMES = accelerators.names()

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from serve_app import accelerators, cpu_topology
 from serve_app.accelerators import cpu
-from serve_app.capabilities import PoolFacts
+from serve_app.capabilities import ModelDefaults, PoolFacts
 from serve_app.cpu_topology import Core
 from serve_app.engine import Engine
 from serve_app.engine.pipeline import StepPipeline
@@ -93,7 +93,7 @@ class TestLayers:
     def test_auto_takes_the_fastest_there_is(self) -> None:
         assert cpu._layers(PoolSettings(), torch.bfloat16) == ("ipex" if HAS_IPEX else "fused")
         assert cpu._layers(PoolSettings(exact_batches=True), torch.bfloat16) == "fused"
-        assert cpu._layers(PoolSettings(), torch.float32) == "plain"
+        assert cpu._layers(PoolSettings(), torch.float32) == "fused"
         assert cpu._layers(PoolSettings(), torch.float16) == "plain"
 
     @pytest.mark.parametrize(
@@ -249,3 +249,23 @@ def test_the_test_picture_is_drawn_at_every_fixed_size(tiny_sdxl: Path) -> None:
     finally:
         engine.stop(10.0)
     assert drawn == [*sizes, sizes[-1]], "the largest again, to tell how fast it is"
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "guidance_scale", "beside"),
+    [
+        ({}, 2, 0.0, 1),
+        ({}, 1, 0.0, 0),
+        ({}, 8, 5.0, 0),
+        ({"concurrent_decodes": 0}, 8, 0.0, 0),
+        ({"concurrent_decodes": 3}, 8, 5.0, 3),
+        ({"concurrent_decodes": 3, "exact_batches": True}, 8, 0.0, 0),
+    ],
+)
+def test_decodes_run_beside_the_steps_where_they_are_most_of_the_work(
+    settings: dict[str, Any], cores: int, guidance_scale: float, beside: int
+) -> None:
+    defaults = ModelDefaults(
+        height=512, width=512, num_inference_steps=4, guidance_scale=guidance_scale, scheduler_name="euler"
+    )
+    assert cpu._concurrent_decodes(PoolSettings(**settings), cores, defaults) == beside

@@ -190,6 +190,26 @@ async def test_the_description_says_that_a_key_is_needed(client: httpx.AsyncClie
     document = (await client.get("/openapi.json")).json()
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert {"bearer": []} in document["security"]
+    assert document["paths"]["/health"]["get"]["security"] == []
+    assert "401" not in document["paths"]["/health"]["get"]["responses"]
+    for path, shape in {"/imagine": "ErrorBody", "/v1/images/generations": "OpenAIError"}.items():
+        (operation,) = document["paths"][path].values()
+        assert "security" not in operation
+        assert "429" in operation["responses"]
+        content = operation["responses"]["401"]["content"]["application/json"]
+        assert content["schema"]["$ref"].endswith(f"/{shape}")
+
+
+async def test_drawings_and_jobs_know_their_owner(
+    client: httpx.AsyncClient, guarded: FakeImageService
+) -> None:
+    for key in (KEY, OTHER):
+        answer = await client.get("/imagine", params={"prompt": "a"}, headers={"X-Api-Key": key})
+        assert answer.status_code == 200
+    assert [draft.owner for draft in guarded.drafts] == ["web", "ci"]
+    order = await client.post("/api/jobs", json={"prompt": "a"}, headers={"X-Api-Key": OTHER})
+    assert (await guarded.jobs.get(order.json()["id"])).record.draft.owner == "ci"
+    await guarded.jobs.close()
 
 
 def test_real_clients_get_in_and_are_told(guarded: FakeImageService, served_at: ServedAt) -> None:

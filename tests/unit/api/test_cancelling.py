@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.errors import GenerationFailed
 from serve_app.fake_service import FakeImageService
-from serve_app.request import GenerationResult, RequestDraft
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult
 from serve_app.settings import Settings
 from tests.unit.api.conftest import ClientFor
 

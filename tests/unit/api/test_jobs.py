@@ -14,8 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,9 +22,11 @@ from serve_app.api.jobs import JobRequest
 from serve_app.api.sse import HEARTBEAT
 from serve_app.errors import GenerationFailed, JobsUnavailable, StoreUnavailable
 from serve_app.fake_service import FakeImageService
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import JobsSettings, Settings, StoreSettings
 from tests.unit.api.conftest import ClientFor, client_for
+from tests.unit.fuzzing import fuzzed
 
 SMALL = {"prompt": "a red fox", "width": 64, "height": 64, "seed": 7}
 
@@ -317,7 +318,7 @@ _values = (
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzed(60)
 @given(fields=st.dictionaries(st.sampled_from(sorted(JobRequest.model_fields)), _values, max_size=4))
 def test_no_body_is_answered_with_a_5xx(
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]

@@ -11,14 +11,14 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serve_app import errors
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import Settings, StoreSettings
+from tests.unit import fuzzing
 from tests.unit.api.conftest import client_for
 
 JSON_ROUTES = ["/api/text2image", "/generate"]
@@ -215,7 +215,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> FakeImageService:
     return FakeImageService(Settings(store=StoreSettings(url=str(folder))), _small)
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzing.fuzzed(150)
 @given(
     route=st.sampled_from(JSON_ROUTES),
     prompt=_json | st.just("a fox"),
@@ -235,7 +235,7 @@ def test_no_json_body_is_answered_with_a_5xx(
         assert response.json()["error"]["field"] in {"prompt", *fields}
 
 
-@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzing.fuzzed(100)
 @given(
     query=st.dictionaries(_fields, st.text(max_size=12) | st.integers().map(str)), raw=st.binary(max_size=20)
 )
@@ -249,7 +249,7 @@ def test_no_query_is_answered_with_a_5xx(fuzzed: FakeImageService, query: dict[s
     assert asyncio.run(send()).status_code in (200, 422)
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzing.fuzzed(60)
 @given(body=st.binary(max_size=60))
 def test_no_bytes_are_answered_with_a_5xx(fuzzed: FakeImageService, body: bytes) -> None:
     async def send() -> httpx.Response:

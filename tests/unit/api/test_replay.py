@@ -13,7 +13,8 @@ from PIL import Image
 from serve_app import images
 from serve_app.fake_service import FakeImageService
 from serve_app.metadata import PictureParameters
-from serve_app.request import ImageFormat, OutputOptions, Pixels
+from serve_app.request import ImageFormat, OutputOptions
+from serve_app.result import Pixels
 from serve_app.settings import Settings
 from tests.unit.api.conftest import ClientFor
 

@@ -1,20 +1,20 @@
 """Every route against its own description: what `schemathesis` makes up from the OpenAPI document, good and bad.
 
 No answer is a 5xx, and every answer has a status, a type and a shape that the document announces.
-`IMAGINE_FUZZ_EXAMPLES` is the number of cases of each kind for each route; the default makes some
-thousands of them.
+Each answer comes in time, and a known request between them draws what it always did. `make fuzz` tries a hundred
+thousand; CI some thousands.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from typing import Any
 
 import pytest
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from fastapi.testclient import TestClient
+from hypothesis import given
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -29,8 +29,11 @@ from serve_app.api.deps import get_service
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import Settings, StoreSettings
+from tests.unit.fuzzing import examples, fuzzed
 
-EXAMPLES = int(os.environ.get("IMAGINE_FUZZ_EXAMPLES", "100"))
+EXAMPLES = examples(100)
+SLOW_S = 10.0
+LOOK_EVERY = 100
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -60,28 +63,34 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_no_route_breaks_its_promise(app: FastAPI, mode: GenerationMode) -> None:
     api = schemathesis.openapi.from_asgi("/openapi.json", app)
+    before = drawing(app)
     tried = 0
     for found in api.get_all_operations():
         operation = found.ok()  # type: ignore[union-attr]  # a broken description raises here, as it should
 
-        @hypothesis_settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            # Fixed in CI; a long run looks elsewhere each time.
-            derandomize="IMAGINE_FUZZ_EXAMPLES" not in os.environ,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
+        @fuzzed(EXAMPLES)
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: Any) -> None:
             nonlocal tried
             tried += 1
+            began = time.monotonic()
             response = case.call()
+            assert time.monotonic() - began < SLOW_S
             case.validate_response(response, checks=CHECKS)
             assert response.headers["x-request-id"]
+            if tried % LOOK_EVERY == 0:
+                assert drawing(app) == before
 
         try:
             check()
         except Unsatisfiable:
             continue  # no way to get this route's request wrong
     assert tried > EXAMPLES * 10
+    print(f"{tried} {mode.value} requests")
+
+
+def drawing(app: FastAPI) -> tuple[bytes, str]:
+    """A known request's picture and seed: whatever was sent before must have left nothing behind."""
+    answer = TestClient(app).get("/imagine", params={"prompt": "a fox", "seed": 7})
+    assert answer.status_code == 200
+    return answer.content, answer.headers["x-seed"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from serve_app.batch import PromptsInvalid, read_prompts
 from serve_app.limits import MAX_SEED
+from tests.unit.fuzzing import fuzzed
 
 
 def test_text_has_a_prompt_per_line_and_options_fill_what_lines_leave_open() -> None:
@@ -73,6 +74,7 @@ def test_every_wrong_line_is_named() -> None:
     assert "and 10 more" in str(refusal.value)
 
 
+@fuzzed(100)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
 def test_any_prompts_give_names_that_differ_and_are_safe(prompts: list[str]) -> None:
     text = "\n".join(json.dumps({"prompt": f"x{prompt}"}) for prompt in prompts)

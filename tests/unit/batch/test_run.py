@@ -26,8 +26,8 @@ from serve_app.batch import (
 )
 from serve_app.errors import GenerationFailed
 from serve_app.fake_service import FakeImageService
+from serve_app.object_store import open_store
 from serve_app.settings import Settings, StoreSettings
-from serve_app.store import open_store
 from tests.unit.api.conftest import client_for
 from tests.unit.test_store import make_bucket, s3_endpoint, s3_settings
 

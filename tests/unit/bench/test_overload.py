@@ -14,7 +14,8 @@ from bench.whole_service import ProcessReading, pool_for, process_name, serve_ac
 from serve_app.errors import QueueFull
 from serve_app.fake_service import FakeImageService
 from serve_app.load_test import Sample
-from serve_app.request import GenerationResult, RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import Settings, StoreSettings
 from tests.unit.api.conftest import served
 
@@ -120,7 +121,7 @@ async def test_a_short_overload(cramped_url: str) -> None:
     figures = await measure(
         cramped_url,
         {"width": 64, "height": 64, "num_inference_steps": 4},
-        max_queue_s=30.0,
+        bound_s=30.0,
         factor=4.0,
         seconds=1.5,
         capacity_seconds=1.0,

@@ -10,7 +10,7 @@ from bench.poison import DECODE, NOT_FINITE, PREPARE, STEP, OutOfMemory, Poisone
 from serve_app.engine.fake import FakePipeline
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import GenerationFailed
-from serve_app.request import Pixels
+from serve_app.result import Pixels
 from tests.unit.pipelines.drawing import ask, draw_alone, draw_together
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from serve_app.engine import Engine
 from serve_app.engine.fake import FakePipeline
 from serve_app.errors import ImagineError
-from serve_app.request import GenerationRequest, Pixels, Priority, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest, Priority
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 WAIT_S = 10.0
 
@@ -77,6 +78,7 @@ def ask(
     priority: Priority = Priority.INTERACTIVE,
     deadline: float | None = None,
     preview_every: int = 0,
+    owner: str = "",
 ) -> GenerationRequest:
     return GenerationRequest(
         request_id=name,
@@ -91,6 +93,7 @@ def ask(
         priority=priority,
         deadline=deadline,
         preview_every=preview_every,
+        owner=owner,
     )
 
 

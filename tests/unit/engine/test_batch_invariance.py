@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from serve_app.engine import Engine
 from serve_app.engine.fake import POISON_STEP, FakePipeline
 from serve_app.errors import GenerationCancelled, GenerationFailed, ImagineError
-from serve_app.request import GenerationRequest, Pixels, Priority, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest, Priority
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,7 +13,7 @@ from serve_app.engine.decoding import MAX_DECODE_ATTEMPTS
 from serve_app.engine.fake import FakePipeline
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationCancelled, GenerationFailed, PoolUnavailable
-from serve_app.request import Pixels
+from serve_app.result import Pixels
 from tests.unit.engine.driving import WAIT_S, Recorder, ask, drawn_alone, put, run
 
 
@@ -94,6 +94,63 @@ def test_the_only_picture_is_decoded_by_the_engine_itself_and_several_beside() -
         assert engine.stop(WAIT_S)
 
 
+class OneStuckBeside(FakePipeline):
+    """Decodes beside the engine wait for the gate; those on its own thread do not."""
+
+    def __init__(self) -> None:
+        super().__init__(concurrent_decodes=1)
+        self.beside_gate = threading.Event()
+
+    def decode(self, state: ImageState) -> Pixels:
+        if threading.current_thread().name != "engine":
+            self.beside_gate.wait()
+        return super().decode(state)
+
+
+class LongSteps(FakePipeline):
+    """Steps of a picture that is called long wait for an event."""
+
+    def __init__(self) -> None:
+        super().__init__(concurrent_decodes=1)
+        self.go_on = threading.Event()
+
+    def denoise_step(self, batch: Sequence[ImageState]) -> None:
+        if any(state.step and state.request.request_id == "long" for state in batch):
+            self.go_on.wait()
+        super().denoise_step(batch)
+
+
+def test_the_engine_decodes_what_those_beside_have_no_time_for() -> None:
+    pipeline = OneStuckBeside()
+    engine = Engine(pipeline)
+    engine.start()
+    try:
+        recorder = put(engine, ask(images=4, steps=1))
+        _until(lambda: len(recorder.pictures) == 3)
+        pipeline.beside_gate.set()
+        assert recorder.ended.wait(WAIT_S)
+    finally:
+        pipeline.beside_gate.set()
+        assert engine.stop(WAIT_S)
+
+
+def test_a_decode_does_not_wait_for_the_end_of_a_step() -> None:
+    pipeline = LongSteps()
+    engine = Engine(pipeline)
+    recorder = put(engine, ask("short", images=4, steps=1))
+    long = put(engine, ask("long", steps=2))
+    engine.start()
+    try:
+        assert recorder.ended.wait(WAIT_S), "all four are decoded while the engine is in a step"
+        assert len(recorder.pictures) == 4
+        assert not long.pictures
+        pipeline.go_on.set()
+        assert long.ended.wait(WAIT_S)
+    finally:
+        pipeline.go_on.set()
+        assert engine.stop(WAIT_S)
+
+
 def test_cancelling_during_a_decode_ends_the_picture_once() -> None:
     pipeline = FakePipeline(step_s=0.001, concurrent_decodes=1)
     engine = Engine(pipeline)
@@ -143,7 +200,7 @@ def test_nothing_turns_idly_while_all_that_is_left_is_decoded(monkeypatch: pytes
 
 
 def test_stopping_during_a_decode_fails_the_picture() -> None:
-    pipeline = FakePipeline(concurrent_decodes=1)
+    pipeline = FakePipeline(concurrent_decodes=2)
     engine = Engine(pipeline)
     engine.start()
     pipeline.decode_gate.clear()

@@ -21,7 +21,8 @@ from serve_app.errors import (
     PoolUnavailable,
     QueueFull,
 )
-from serve_app.request import Pixels, Priority, StageSeconds, StepProgress
+from serve_app.request import Priority
+from serve_app.result import Pixels, StageSeconds, StepProgress
 from tests.unit.engine.driving import WAIT_S, ManualClock, Recorder, ask, drawn_alone, make, put, run
 
 
@@ -107,14 +108,48 @@ def test_shapes_share_time_not_steps() -> None:
 
     pipeline = ByArea()
     engine = Engine(pipeline, clock=clock, wall_clock=clock)
-    put(engine, ask("small", steps=150, side=64))
-    put(engine, ask("large", steps=150, side=256))
-    for _ in range(52):
+    put(engine, ask("small", steps=2000, side=64))
+    put(engine, ask("large", steps=2000, side=256))
+    for _ in range(500):
         engine.tick()
     steps = Counter(batch[0][0] for batch in pipeline.batches)
     assert 3.0 <= steps["small"] / steps["large"] <= 5.0, (
         "a step of the large shape costs four of the small one"
     )
+
+
+def test_pictures_that_cannot_share_a_step_do_not_take_turns_after_each() -> None:
+    engine, pipeline, _ = make(max_rows=1)
+    for side in (64, 128):  # its step time is known
+        put(engine, ask(f"warm{side}", side=side))
+        run(engine)
+    pipeline.batches.clear()
+    put(engine, ask("one", steps=4, side=64))
+    put(engine, ask("two", steps=4, side=128))
+    run(engine)
+    names = [batch[0][0] for batch in pipeline.batches]
+    assert names in (["one"] * 4 + ["two"] * 4, ["two"] * 4 + ["one"] * 4), "else both would be late"
+
+
+def test_a_short_picture_of_another_shape_does_not_wait_for_a_long_one() -> None:
+    engine, pipeline, clock = make()
+    long = put(engine, ask("long", steps=50, side=128))
+    for _ in range(10):
+        engine.tick()
+    before = clock.now
+    short = put(engine, ask("short", steps=4))
+    run(engine, short.ended.is_set)
+    assert clock.now - before <= 1.3 * 4 + 1
+    # A stream of them gets half of the time, no more.
+    pipeline.batches.clear()
+    number = 0
+    while not long.ended.is_set():
+        if engine.stats().queued_images + engine.stats().running_images < 3:
+            number += 1
+            put(engine, ask(f"short{number}", steps=4))
+        engine.tick()
+    shares = Counter(batch[0][0] == "long" for batch in pipeline.batches)
+    assert shares[True] >= 0.4 * shares.total()
 
 
 def test_interactive_work_sets_batch_work_aside_and_it_resumes() -> None:

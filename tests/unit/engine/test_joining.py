@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from serve_app.engine import Engine
+from serve_app.engine.fake import FakePipeline
 from serve_app.engine.picture import Picture
 from serve_app.engine.scheduler import OVERTAKEN_AT_MOST, Scheduler
 from serve_app.engine.step_times import StepTimes
-from tests.unit.engine.driving import Recorder, ask, busy, make, put, run
+from tests.unit.engine.driving import ManualClock, Recorder, ask, busy, make, put, run
 
 SHAPE = (64, 64)
 
@@ -83,6 +87,41 @@ def test_row_counts_never_measured_are_hoped_to_be_cheap_and_measured_ones_belie
     assert times.hoped_step_s(SHAPE, 2) == pytest.approx(1 + 2 / 3)
 
 
+def test_an_unlucky_row_count_is_not_avoided() -> None:
+    times = StepTimes()
+    for _ in range(5):
+        for rows in range(1, 9):
+            times.record_step(SHAPE, rows, (1.0 + 0.1 * rows) * (2.0 if rows == 4 else 1.0))
+    costs = [times.hoped_step_s(SHAPE, rows) for rows in range(1, 9)]
+    assert [later - earlier for earlier, later in itertools.pairwise(costs)] == pytest.approx(
+        [costs[1] - costs[0]] * 7
+    )
+    assert costs[3] < 1.3 * 1.4, "it is known by its neighbours"
+    assert costs[7] == pytest.approx(1.8, rel=0.15)
+
+
+def test_what_is_recent_counts_more() -> None:
+    times = StepTimes()
+    for _ in range(15):
+        times.record_step(SHAPE, 2, 1.0)
+        times.record_step(SHAPE, 8, 1.6)
+    for _ in range(500):
+        times.record_step(SHAPE, 8, 16.0)
+    assert times.step_s(SHAPE, 8) == pytest.approx(16.0, rel=0.05)
+
+
+def test_more_rows_never_seem_cheaper() -> None:
+    times = StepTimes()
+    for _ in range(3):
+        times.record_step(SHAPE, 1, 2.0)
+        times.record_step(SHAPE, 8, 1.0)
+    assert times.step_s(SHAPE, 1) == times.step_s(SHAPE, 8)
+    assert 1.0 <= times.step_s(SHAPE, 8) <= 2.0
+    for _ in range(3):
+        times.record_step(SHAPE, 16, 100.0)
+    assert times.step_s(SHAPE, 1) >= 0.0
+
+
 def test_a_row_count_that_was_slow_once_gets_another_chance() -> None:
     times = StepTimes()
     times.record_step(SHAPE, 1, 1.0)
@@ -112,3 +151,28 @@ def test_limits_are_forgotten_at_the_full_number_of_rows() -> None:
     for _ in range(200):
         scheduler.went_well(picture.state.batch_key)
     assert scheduler.fitting([picture] * 5) == [picture] * 4
+
+
+def test_a_slow_first_step_of_a_row_count_is_not_believed_for_long() -> None:
+    """Libraries write code for a size at its first step; a batch that was slow once must not be avoided for that."""
+    seen: set[int] = set()
+    clock = ManualClock()
+
+    class ColdAtFirst(FakePipeline):
+        def denoise_step(self, batch):  # type: ignore[no-untyped-def]
+            if len(batch) not in seen:
+                seen.add(len(batch))
+                clock.sleep(100.0)
+            clock.sleep(1.0 + 0.05 * len(batch))
+            super().denoise_step(batch)
+
+    pipeline = ColdAtFirst(max_rows=8)
+    engine = Engine(pipeline, clock=clock, wall_clock=clock)
+    for round_number in range(3):
+        began = clock()
+        recorders = [put(engine, ask(f"{round_number}-{n}", steps=4)) for n in range(16)]
+        run(engine)
+        assert all(recorder.pictures for recorder in recorders)
+    assert clock() - began <= 4 * 2 * 1.4 * 1.1, "two full batches, one after the other"
+    put(engine, ask("one", steps=4))
+    assert engine.stats().predicted_wait_s == pytest.approx(4 * 1.4, rel=0.5)

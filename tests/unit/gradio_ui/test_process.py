@@ -41,23 +41,26 @@ def test_a_page_that_cannot_start_is_told() -> None:
         page.wait_until_ready("http://127.0.0.1:9")
 
 
-def test_the_page_ends_when_what_started_it_is_killed() -> None:
+@pytest.mark.parametrize("listens_before", [True, False])
+def test_the_page_ends_when_what_started_it_is_killed(listens_before: bool) -> None:
     parent = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import subprocess, sys, time;"
-            "page = subprocess.Popen([sys.executable, '-m', 'gradio_ui']);"
+            "import os, subprocess, sys, time;"
+            "environment = {**os.environ, 'UI_PARENT_PID': str(os.getpid())};"
+            "page = subprocess.Popen([sys.executable, '-m', 'gradio_ui'], env=environment);"
             "print(page.pid, flush=True); time.sleep(600)",
         ],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "UI_PORT": str(free_port()), "UI_ENDS_WITH_PARENT": "1"},
+        env={**os.environ, "UI_PORT": str(free_port())},
     )
     assert parent.stdout is not None
     page = psutil.Process(int(parent.stdout.readline()))
     try:
-        assert "imagine page on" in parent.stdout.readline()
+        if listens_before:
+            assert "imagine page on" in parent.stdout.readline()
         parent.send_signal(signal.SIGKILL)
         parent.wait(10)
         page.wait(60)

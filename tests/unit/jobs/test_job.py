@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from serve_app.jobs import JobRecord, JobState
 from serve_app.jobs.job import Job
-from serve_app.request import RequestDraft, StepProgress
+from serve_app.request import RequestDraft
+from serve_app.result import StepProgress
 
 
 def test_a_job_says_that_an_accelerator_is_being_started_until_it_is_drawn() -> None:

@@ -21,7 +21,8 @@ from serve_app.errors import (
     UnsupportedRequest,
 )
 from serve_app.jobs import IdempotencyKey, JobEvent, JobRunner, JobState
-from serve_app.request import GenerationResult, Priority, RequestDraft, StepProgress
+from serve_app.request import Priority, RequestDraft
+from serve_app.result import GenerationResult, StepProgress
 from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order, until
 
 

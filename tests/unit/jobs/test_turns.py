@@ -57,3 +57,26 @@ async def test_places_are_neither_lost_nor_doubled_by_cancelling() -> None:
     async with turns.take("a", 0, INTERACTIVE), asyncio.timeout(1), turns.take("b", 0, INTERACTIVE):
         assert inside == 0
     assert max(changes) == 8  # ten wanted a place, two had one
+
+
+async def test_a_place_goes_to_the_owner_who_holds_the_fewest() -> None:
+    turns = Turns(2, lambda: None)
+    done: list[str] = []
+    go_on = asyncio.Event()
+
+    async def one(name: str, created_at: float, owner: str) -> None:
+        async with turns.take(name, created_at, INTERACTIVE, owner):
+            await go_on.wait()
+            done.append(name)
+            await asyncio.sleep(0)
+
+    many = [asyncio.create_task(one(f"many{n}", n, "many")) for n in range(6)]
+    few = [asyncio.create_task(one(f"few{n}", 100 + n, "few")) for n in range(2)]
+    await asyncio.sleep(0)
+    # Both places are taken by "many", so both of the other's jobs go first, as long as it holds fewer.
+    assert turns.waiting() == ["few0", "few1", "many2", "many3", "many4", "many5"]
+    go_on.set()
+    await asyncio.gather(*many, *few)
+    assert done.index("few0") <= 2
+    assert done.index("few1") <= 4
+    assert [name for name in done if name.startswith("many")] == [f"many{n}" for n in range(6)]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from serve_app.engine import Engine
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.errors import ImagineError
-from serve_app.request import GenerationRequest, Pixels, StageSeconds, StepProgress
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels, StageSeconds, StepProgress
 
 Picture = npt.NDArray[np.int16]
 

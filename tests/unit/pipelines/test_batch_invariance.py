@@ -25,7 +25,8 @@ from serve_app.errors import GenerationCancelled
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import GenerationRequest, Pixels, Priority
+from serve_app.request import GenerationRequest, Priority
+from serve_app.result import Pixels
 from serve_app.settings import PoolSettings
 from tests.unit.pipelines.drawing import Ends, array, ask, busy, difference, draw_alone, draw_together
 

@@ -22,7 +22,8 @@ from serve_app.engine.state import ImageState
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 from tests.unit.pipelines.drawing import Ends, Picture, array, ask, difference, draw_together
 

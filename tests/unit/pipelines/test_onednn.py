@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from serve_app.pipelines import onednn
+from serve_app.pipelines import onednn, onednn_layers
 from serve_app.pipelines.onednn import FusedResnet, FusedTransformer, FusedTransformerBlock
 
 pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this build of PyTorch has no oneDNN")
@@ -137,7 +137,7 @@ def test_a_sum_in_a_convolution(height: int, width: int) -> None:
     conv = nn.Conv2d(16, 16, 3, padding=1)
     x, other = torch.randn(2, 16, height, width), torch.randn(2, 16, height, width)
     exact = conv(x) + other
-    packed = onednn.PackedConv2d(conv)
+    packed = onednn_layers.PackedConv2d(conv)
     for layout in (torch.contiguous_format, torch.channels_last):
         assert torch.allclose(packed.plus(x, other.contiguous(memory_format=layout)), exact, atol=1e-5)
 

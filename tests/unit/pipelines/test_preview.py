@@ -11,7 +11,7 @@ from serve_app.engine.state import ImageState
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.pipelines.preview import LinearPreview
 from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import Pixels
+from serve_app.result import Pixels
 from serve_app.settings import PoolSettings
 from tests.unit.pipelines.drawing import ask
 

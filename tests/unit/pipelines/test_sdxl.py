@@ -19,7 +19,8 @@ from serve_app.errors import GenerationFailed, UnsupportedRequest
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.pipelines.loading import load_sdxl
 from serve_app.pipelines.sdxl import SdxlPipeline
-from serve_app.request import GenerationRequest, Pixels
+from serve_app.request import GenerationRequest
+from serve_app.result import Pixels
 from serve_app.settings import PoolSettings
 
 Picture = npt.NDArray[np.int16]
