@@ -101,6 +101,7 @@ def make_sdxl(
     guidance_embedding: bool = False,
     zero_for_empty: bool = True,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Path:
     """Writes the whole folder.
 
@@ -114,11 +115,13 @@ def make_sdxl(
         guidance_embedding: The UNet takes guidance as an input, as LCM models do.
         zero_for_empty: ``force_zeros_for_empty_prompt`` of the pipeline.
         seed: Of the weights.
+        device: Where they are drawn: a GPU takes seconds for what takes a CPU minutes. Each kind of device draws
+            others from the same seed.
 
     Returns:
         `folder`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     unet_config: Json = {**UNET_COMMON, **UNET[size]}
     if guidance_embedding:
@@ -272,7 +275,8 @@ def _random(name: str, shape: torch.Size, dtype: torch.dtype, generator: torch.G
     if len(shape) < 2:  # norms are 1, biases 0
         return torch.ones(shape, dtype=dtype) if name.endswith("weight") else torch.zeros(shape, dtype=dtype)
     fan_in = math.prod(shape[1:])
-    return torch.randn(shape, generator=generator).mul_(1 / math.sqrt(fan_in)).to(dtype)
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    return values.mul_(1 / math.sqrt(fan_in)).to(dtype).cpu()
 
 
 def _write_json(file: Path, content: Json) -> None:

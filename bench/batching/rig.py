@@ -90,11 +90,12 @@ class Rig:
 
 
 def make_full_size_model(folder: Path) -> Path:
-    """SDXL base's exact shapes with random weights, written once (7 GB, minutes)."""
+    """SDXL base's exact shapes with random weights, written once (7 GB; minutes without a GPU)."""
     from tools.make_sdxl import make_sdxl
 
     complete = folder / "complete"  # a run that was stopped while writing leaves it out
     if not complete.is_file():
-        make_sdxl(folder, size="full", dtype=torch.float16)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        make_sdxl(folder, size="full", dtype=torch.float16, device=device)
         complete.touch()
     return folder
