@@ -37,13 +37,15 @@ class CudaSettings(AcceleratorSettings):
         attention: Which of torch's attention kernels is tried first; ``auto`` is torch's own choice.
         channels_last: Lay convolutions out with channels last.
         fused_qkv: Compute queries, keys and values of self-attention in one product.
+        fused_layers: Compute what belongs together in residual and transformer blocks in one pass over memory, with
+            kernels in Triton; has no effect with ``compile``, which finds the same by itself.
         text_states_once: Compute cross-attention's keys and values once per picture instead of in every step; takes
             25 MB for each row in flight of a full-size SDXL.
         vae_dtype: Compute type of the VAE. ``auto``: the UNet's, but bfloat16 where the model says that its VAE
             overflows in float16 (float32 on devices without bfloat16).
         vae_tiling_above_px: Decode pictures of more pixels in overlapping tiles: less memory, slightly other pictures.
         cpu_offload: Keep in host memory what is not in use: the text ``encoders``, or ``all`` layers one by one.
-        fp8: Compute the UNet's large linear layers in 8 bits; needs torchao and a device that knows the type.
+        fp8: Compute the UNet's large linear layers in 8 bits; needs a device that knows the type, and ``fused_layers``.
         skip_guidance_after: Share of a picture's steps after which it is no longer guided.
     """
 
@@ -54,6 +56,7 @@ class CudaSettings(AcceleratorSettings):
     attention: Literal["auto", "flash", "cudnn", "efficient"] = "auto"
     channels_last: bool = True
     fused_qkv: bool = True
+    fused_layers: bool = True
     text_states_once: bool = True
     vae_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     vae_tiling_above_px: Annotated[int, Field(ge=512 * 512)] | None = None
@@ -67,6 +70,8 @@ class CudaSettings(AcceleratorSettings):
             raise ValueError(
                 "cpu_offload=all moves layers while they run: it goes with neither compile nor fp8"
             )
+        if self.fp8 and (self.compile != "off" or not self.fused_layers):
+            raise ValueError("fp8 is part of fused_layers: it goes without compile only")
         return self
 
 

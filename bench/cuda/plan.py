@@ -98,6 +98,7 @@ TINY = Scale(
 ABLATIONS: tuple[Subject, ...] = (
     Subject("no graphs", cuda={"max_graphs": 0}),
     Subject("no channels_last", cuda={"channels_last": False}),
+    Subject("no fused_layers", cuda={"fused_layers": False}),
     Subject("no fused_qkv", cuda={"fused_qkv": False}),
     Subject("no text_states_once", cuda={"text_states_once": False}),
     Subject("attention flash", cuda={"attention": "flash"}),
@@ -107,7 +108,7 @@ ABLATIONS: tuple[Subject, ...] = (
     Subject("skip_guidance_after 0.5", cuda={"skip_guidance_after": 0.5}),
     Subject("cpu_offload encoders", cuda={"cpu_offload": "encoders"}),
     Subject("compile blocks", cuda={"compile": "blocks"}),
-    Subject("fp8, compiled", cuda={"fp8": True, "compile": "whole"}),
+    Subject("fp8", cuda={"fp8": True}),
 )
 
 

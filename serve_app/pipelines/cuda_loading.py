@@ -14,6 +14,8 @@ from serve_app.errors import ConfigurationError
 from serve_app.model_source import model_defaults
 from serve_app.pipelines.attention_layout import TextStates, can_use_text_states, fuse_self_attention
 from serve_app.pipelines.cuda_parts import Compiled, CudaWork, FastTextEncoder, FastUNet, FastVae
+from serve_app.pipelines.eight_bits import to_eight_bits
+from serve_app.pipelines.fused_layers import fuse_layers
 from serve_app.pipelines.graphs import CudaRecorder, Graphs, record_by_repeating
 from serve_app.pipelines.loading import load_stock, move
 from serve_app.pipelines.sdxl import SdxlPipeline
@@ -23,7 +25,6 @@ from serve_app.settings import CudaSettings, PoolSettings
 log = logging.getLogger(__name__)
 
 _FP8_CAPABILITY = (8, 9)  # Ada and Hopper: the first with 8-bit floating-point matrix units
-_FP8_MULTIPLE = 16  # sides of a matrix that they take
 _VARIANTS_OF_A_BLOCK = 8  # of transformer blocks that a UNet has for one shape, at most
 
 
@@ -45,6 +46,8 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
         torch.backends.cudnn.benchmark = not pool.exact_batches
         torch.backends.cudnn.deterministic = pool.exact_batches
     stock, folder = load_stock(pool, dtype)
+    if cuda.fp8:
+        _check_fp8(stock.unet, device)
     defaults = model_defaults(folder, pool)
     _set_vae_dtype(stock.vae, dtype, cuda, device)
     if cuda.channels_last:
@@ -54,9 +57,12 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
     text_states = TextStates(stock.unet) if whole and _text_states_wanted(stock.unet, cuda) else None
     if whole and cuda.fused_qkv:
         fuse_self_attention(stock.unet)
+    if whole and cuda.fused_layers and cuda.compile == "off":  # a compiler finds the same by itself
+        fuse_layers(stock.unet)
+        fuse_layers(stock.vae.decoder)
     _place(stock, text_states, device, pool)
     if cuda.fp8:
-        _to_fp8(stock.unet, device)
+        log.info("%d layers of the UNet compute in 8 bits", to_eight_bits(stock.unet))
     scale = int(stock.vae_scale_factor)
     sizes = cuda.warm_up_sizes or [(defaults.width, defaults.height)]
     rows = _row_counts(cuda, pool.max_rows)
@@ -95,9 +101,9 @@ def _dtype(pool: PoolSettings, device: torch.device) -> torch.dtype:
     if pool.dtype != "auto":
         chosen: torch.dtype = getattr(torch, pool.dtype)
         return chosen
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if pool.cuda.fp8 else torch.float16
+    if pool.cuda.fp8:
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def _set_vae_dtype(vae: Any, dtype: torch.dtype, cuda: CudaSettings, device: torch.device) -> None:
@@ -140,30 +146,18 @@ def _place(stock: Any, text_states: TextStates | None, device: torch.device, poo
         )
 
 
-def _to_fp8(unet: Any, device: torch.device) -> None:
-    """The linear layers of the transformer blocks, which are two thirds of SDXL's arithmetic.
+def _check_fp8(unet: Any, device: torch.device) -> None:
+    """Refuses what cannot be.
 
     Raises:
-        ConfigurationError: torchao is missing, or the device or the compute type does not go with it.
+        ConfigurationError: The device or the compute type does not go with it.
     """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
         raise ConfigurationError("cuda.fp8 needs a GPU of compute capability 8.9 or more; remove it")
     if unet.dtype is not torch.bfloat16:
-        raise ConfigurationError("cuda.fp8 needs dtype auto or bfloat16: its kernels answer in no other type")
-    try:
-        from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
-    except ImportError as error:
-        raise ConfigurationError("cuda.fp8 needs the package torchao: pip install torchao") from error
-
-    def fits(module: torch.nn.Module, name: str) -> bool:
-        return (
-            isinstance(module, torch.nn.Linear)
-            and "transformer_blocks" in name
-            and module.in_features % _FP8_MULTIPLE == 0
-            and module.out_features % _FP8_MULTIPLE == 0
+        raise ConfigurationError(
+            "cuda.fp8 needs dtype auto or bfloat16: its products answer in no other type"
         )
-
-    quantize_(unet, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=fits)
 
 
 def _row_counts(cuda: CudaSettings, max_rows: int) -> list[int]:

@@ -130,11 +130,11 @@ class TestMeasuring:
     def test_a_failure_is_told_and_ends_nothing_else(self, tmp_path: Path, tiny_sdxl: Path) -> None:
         impossible, possible = Task("decode", 64, scheduler="none such"), Task("decode", 64)
         run(order(tmp_path, tiny_sdxl, Subject(OURS), [impossible, possible]))
-        run(order(tmp_path, tiny_sdxl, Subject("fp8", cuda={"fp8": True}), [possible]))
+        run(order(tmp_path, tiny_sdxl, Subject("fp8", cuda={"fp8": True}, dtype="float32"), [possible]))
         results = Results(tmp_path, OPTIONS)
         assert "error" in (results.get(OURS, impossible.key) or {})
         assert "decode_ms" in (results.get(OURS, possible.key) or {})
-        assert "compute capability" in str((results.get("fp8", possible.key) or {})["skipped"])
+        assert "dtype auto or bfloat16" in str((results.get("fp8", possible.key) or {})["skipped"])
         scale = Scale(large=64, small=64)
         told = io.StringIO()
         assert tables.show(results, scale, Console(file=told, width=200), [Subject("fp8")])

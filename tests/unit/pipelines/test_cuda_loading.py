@@ -97,6 +97,8 @@ def expected(tiny_sdxl: Path) -> Picture:
         {"max_graphs": 0},
         {"max_graphs": 1},
         {"fused_qkv": False},
+        {"fused_layers": False},
+        {"fused_qkv": False, "text_states_once": False},
         {"text_states_once": False},
         {"channels_last": False},
         {"attention": "cudnn"},
@@ -375,22 +377,22 @@ class TestSkippingGuidance:
             state.step += 1
 
 
-def test_fp8_is_refused_where_it_cannot_be(tiny_sdxl: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cuda\.fp8 needs a GPU of compute capability 8\.9"):
-        load(tiny_sdxl, fp8=True)
+def test_fp8_is_nearly_the_picture_and_needs_its_type(tiny_sdxl: Path, expected: Picture) -> None:
+    pipeline = load(tiny_sdxl, fp8=True)
+    assert pipeline.dtype is torch.bfloat16
+    difference = np.abs(array(draw_alone(pipeline, small())) - expected)
+    assert 0 < difference.mean() < 8
+    with pytest.raises(ConfigurationError, match="dtype auto or bfloat16"):
+        load(tiny_sdxl, dtype="float32", fp8=True)
 
 
-def test_fp8_without_torchao_says_what_to_install(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
+def test_fp8_is_refused_by_devices_that_do_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from serve_app.pipelines import cuda_loading
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     unet: Any = torch.nn.Linear(16, 16)
     unet.dtype = torch.bfloat16
-    with pytest.raises(ConfigurationError, match="pip install torchao"):
-        cuda_loading._to_fp8(unet, torch.device("cuda"))
-    unet.dtype = torch.float16
-    with pytest.raises(ConfigurationError, match="dtype auto or bfloat16"):
-        cuda_loading._to_fp8(unet, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with pytest.raises(ConfigurationError, match=r"cuda\.fp8 needs a GPU of compute capability 8\.9"):
+        cuda_loading._check_fp8(unet, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda_loading._check_fp8(unet, torch.device("cuda"))

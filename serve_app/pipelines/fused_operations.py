@@ -1,0 +1,143 @@
+"""Sums, norms and activations of SDXL's layers that belong together, in one pass over memory where the device can.
+
+On NVIDIA GPUs they are Triton's (`serve_app.pipelines.triton_kernels`), elsewhere PyTorch's own operations one after
+another: the same results but for rounding, so that all that is built on them is the same code on every device.
+What a linear layer of 8 bits reads (`Scaled`) is rounded in the same pass.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+
+EIGHT_BITS = torch.float8_e4m3fn
+_LARGEST = 448.0  # of EIGHT_BITS
+_SMALLEST_SCALE = 1e-12 / _LARGEST
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's own way to run kernels without a device, one operation at a time: for tests."""
+
+
+def _load() -> Any:
+    if not (torch.cuda.is_available() or _INTERPRETED) or importlib.util.find_spec("triton") is None:
+        return None
+    from serve_app.pipelines import triton_kernels
+
+    return triton_kernels
+
+
+_KERNELS = _load()
+
+
+def _by_kernels(tensor: torch.Tensor) -> bool:
+    return _KERNELS is not None and (tensor.is_cuda or _INTERPRETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A tensor in 8 bits, each of its rows with a scale of its own.
+
+    Attributes:
+        values: (..., channels), `EIGHT_BITS`.
+        scales: (rows, 1) float32: what a row's values are multiplied by.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Scaled:
+        """`x`, (..., channels), rounded to 8 bits."""
+        rows = x.flatten(0, -2).float()
+        scales = (rows.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+        return cls((rows / scales).to(EIGHT_BITS).view(x.shape), scales)
+
+
+def group_norm(
+    x: torch.Tensor, norm: torch.nn.GroupNorm, *, add: torch.Tensor | None = None, silu: bool
+) -> torch.Tensor:
+    """Group norm of `x + add`, then SiLU if asked.
+
+    Args:
+        x: (batch, channels, height, width), preferably channels last in memory.
+        norm: With weight and bias.
+        add: (batch, channels), added to every pixel; None adds nothing.
+        silu: Whether SiLU follows.
+
+    Returns:
+        As `x`, channels last in memory.
+    """
+    if _by_kernels(x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        add = None if add is None else add.contiguous()
+        answer: torch.Tensor = _KERNELS.group_norm(
+            x, norm.weight, norm.bias, norm.num_groups, norm.eps, add, silu
+        )
+        return answer
+    if add is not None:
+        x = x + add[:, :, None, None]
+    x = norm(x)
+    return functional.silu(x) if silu else x
+
+
+def add_layer_norm(
+    x: torch.Tensor, add: torch.Tensor | None, norm: torch.nn.LayerNorm, *, in_8_bits: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | Scaled]:
+    """`x + add`, and its layer norm.
+
+    Args:
+        x: (..., channels).
+        add: As `x`; None adds nothing.
+        norm: Over the last dimension, with weight and bias.
+        in_8_bits: Whether the norm is answered as `Scaled`.
+
+    Returns:
+        The sum and its norm.
+    """
+    if _by_kernels(x):
+        total, values, scales = _KERNELS.add_layer_norm(
+            x.contiguous(),
+            None if add is None else add.contiguous(),
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            in_8_bits,
+        )
+        return total, values if scales is None else Scaled(values, scales)
+    if add is not None:
+        x = x + add
+    normed = norm(x)
+    return x, Scaled.of(normed) if in_8_bits else normed
+
+
+def geglu(x: torch.Tensor, *, in_8_bits: bool = False) -> torch.Tensor | Scaled:
+    """Gated GELU of (..., 2 * channels): the first half times GELU of the second; as `Scaled` if asked."""
+    if _by_kernels(x):
+        values, scales = _KERNELS.geglu(x.contiguous(), in_8_bits)
+        return values if scales is None else Scaled(values, scales)
+    value, gate = x.chunk(2, dim=-1)
+    answer = value * functional.gelu(gate)
+    return Scaled.of(answer) if in_8_bits else answer
+
+
+def add_with_bias(x: torch.Tensor, add: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`x + add + bias`.
+
+    Args:
+        x: (batch, channels, height, width).
+        add: As `x`.
+        bias: (channels,).
+    """
+    if _by_kernels(x):
+        answer: torch.Tensor = _KERNELS.add_with_bias(
+            x.contiguous(memory_format=torch.channels_last),
+            add.contiguous(memory_format=torch.channels_last),
+            bias,
+        )
+        return answer
+    return x + (add + bias[:, None, None])

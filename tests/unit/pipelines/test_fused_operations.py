@@ -1,0 +1,128 @@
+"""Fused operations against PyTorch's own, by PyTorch and, where Triton is, by its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from serve_app.pipelines import fused_operations
+from serve_app.pipelines.fused_operations import Scaled, add_layer_norm, add_with_bias, geglu, group_norm
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        "PyTorch",
+        pytest.param(
+            "Triton",
+            marks=pytest.mark.skipif(
+                fused_operations._KERNELS is None,
+                reason="needs Triton and a GPU, or TRITON_INTERPRET=1 and a numpy before 2.4",
+            ),
+        ),
+    ],
+)
+def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if request.param == "PyTorch":
+        monkeypatch.setattr(fused_operations, "_KERNELS", None)
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        yield
+
+
+def random(*shape: int, around: float = 0.0) -> torch.Tensor:
+    return (torch.randn(shape) + around).to(DEVICE)
+
+
+def random_norm(norm: nn.GroupNorm | nn.LayerNorm) -> None:
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm.to(DEVICE)
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "channels", "height", "width", "groups"),
+    [(2, 320, 16, 16, 32), (1, 64, 9, 7, 8), (2, 96, 40, 24, 32), (1, 32, 33, 32, 8)],
+)
+def test_group_norm(
+    batch: int, channels: int, height: int, width: int, groups: int, added: bool, silu: bool
+) -> None:
+    # A mean far from zero: sums of squares alone would lose the variance, as PyTorch's own do on a CPU.
+    around = 0.0 if fused_operations._KERNELS is None else 50.0
+    x = 3 * random(batch, channels, height, width) + around
+    x = x.contiguous(memory_format=torch.channels_last)
+    norm = nn.GroupNorm(groups, channels, eps=1e-5)
+    random_norm(norm)
+    add = random(batch, channels) if added else None
+    whole = x.double() if add is None else x.double() + add.double()[:, :, None, None]
+    expected = functional.group_norm(whole, groups, norm.weight.double(), norm.bias.double(), norm.eps)
+    if silu:
+        expected = functional.silu(expected)
+    answer = group_norm(x, norm, add=add, silu=silu)
+    assert answer.dtype == x.dtype
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(answer.double(), expected, rtol=0, atol=5e-4)
+
+
+def test_a_picture_is_normed_the_same_in_any_batch() -> None:
+    x = random(3, 64, 40, 24).contiguous(memory_format=torch.channels_last)
+    norm = nn.GroupNorm(32, 64)
+    random_norm(norm)
+    together = group_norm(x, norm, silu=True)
+    for index in range(3):
+        assert torch.equal(group_norm(x[index : index + 1], norm, silu=True)[0], together[index])
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_add_layer_norm(added: bool) -> None:
+    x, add = random(2, 5, 640, around=3), random(2, 5, 640) if added else None
+    norm = nn.LayerNorm(640)
+    random_norm(norm)
+    total, normed = add_layer_norm(x, add, norm)
+    expected = x if add is None else x + add
+    torch.testing.assert_close(total, expected)
+    assert isinstance(normed, torch.Tensor)
+    torch.testing.assert_close(normed, norm(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_geglu_and_the_sum_with_a_bias() -> None:
+    x = random(3, 7, 100)
+    answer = geglu(x)
+    assert isinstance(answer, torch.Tensor)
+    torch.testing.assert_close(answer, x[..., :50] * functional.gelu(x[..., 50:]))
+    one, other = (random(2, 12, 5, 6).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    bias = random(12)
+    torch.testing.assert_close(add_with_bias(one, other, bias), one + other + bias[:, None, None])
+
+
+def test_eight_bits_keep_three_binary_digits() -> None:
+    if fused_operations._KERNELS is not None and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter rounds to 8 bits wrongly where the exponent changes")
+    x, norm = random(2, 5, 640), nn.LayerNorm(640)
+    random_norm(norm)
+    _, normed = add_layer_norm(x, None, norm, in_8_bits=True)
+    gated = geglu(random(2, 5, 96), in_8_bits=True)
+    torch.manual_seed(0)
+    for scaled in (normed, gated):
+        assert isinstance(scaled, Scaled)
+        assert scaled.values.dtype == torch.float8_e4m3fn
+        assert scaled.scales.shape == (10, 1)
+        assert scaled.values.float().flatten(0, 1).abs().amax(1).tolist() == [448.0] * 10
+    assert isinstance(normed, Scaled)
+    back = normed.values.float().flatten(0, 1) * normed.scales
+    expected = norm(x).flatten(0, 1)
+    assert ((back - expected).abs() <= expected.abs() / 16 + normed.scales / 100).all()
+
+
+def test_a_row_of_zeros_stays_zeros() -> None:
+    scaled = Scaled.of(torch.zeros(2, 3, 16))
+    assert not scaled.values.float().any()
+    assert torch.isfinite(scaled.scales).all()
