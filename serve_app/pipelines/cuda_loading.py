@@ -16,6 +16,7 @@ from serve_app.pipelines.attention_layout import TextStates, can_use_text_states
 from serve_app.pipelines.cuda_parts import Compiled, CudaWork, FastTextEncoder, FastUNet, FastVae
 from serve_app.pipelines.eight_bits import to_eight_bits
 from serve_app.pipelines.fused_layers import fuse_layers
+from serve_app.pipelines.fused_operations import check_kernels
 from serve_app.pipelines.graphs import CudaRecorder, Graphs, record_by_repeating
 from serve_app.pipelines.loading import load_stock, move
 from serve_app.pipelines.sdxl import SdxlPipeline
@@ -58,6 +59,7 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
     if whole and cuda.fused_qkv:
         fuse_self_attention(stock.unet)
     if whole and cuda.fused_layers and cuda.compile == "off":  # a compiler finds the same by itself
+        check_kernels(device, stock.unet.dtype, in_8_bits=cuda.fp8)
         fuse_layers(stock.unet)
         fuse_layers(stock.vae.decoder)
     _place(stock, text_states, device, pool)

@@ -8,16 +8,23 @@ What a linear layer of 8 bits reads (`Scaled`) is rounded in the same pass.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 
+log = logging.getLogger(__name__)
+
 EIGHT_BITS = torch.float8_e4m3fn
 _LARGEST = 448.0  # of EIGHT_BITS
 _SMALLEST_SCALE = 1e-12 / _LARGEST
+_CHECKED_ERROR = (
+    0.02  # relative; bfloat16 errs by 0.003, and two ways to round to 8 bits differ by less than this
+)
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's own way to run kernels without a device, one operation at a time: for tests."""
@@ -36,6 +43,68 @@ _KERNELS = _load()
 
 def _by_kernels(tensor: torch.Tensor) -> bool:
     return _KERNELS is not None and (tensor.is_cuda or _INTERPRETED)
+
+
+@torch.inference_mode()
+def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool = False) -> bool:
+    """Has every kernel do a small task, and leaves all to PyTorch from then on where one fails or errs.
+
+    A driver, a GPU or a release of Triton that the kernels do not work with must cost speed, not pictures.
+
+    Args:
+        device: Where models will run.
+        dtype: They will run in.
+        in_8_bits: Whether 8 bits are checked too.
+
+    Returns:
+        Whether kernels are in use.
+    """
+    global _KERNELS
+    if _KERNELS is None or not (device.type == "cuda" or _INTERPRETED):
+        return False
+    kept = _KERNELS
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    x, other = (random(2, 64, 24, 20).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    groups, add, rows, more = torch.nn.GroupNorm(8, 64), random(2, 64), random(2, 30, 640), random(2, 30, 640)
+    norm = torch.nn.LayerNorm(640)
+    for one in (groups, norm):
+        one.to(device, dtype)
+    tasks: list[Callable[[], tuple[torch.Tensor, ...]]] = [
+        lambda: (group_norm(x, groups, add=add, silu=True), group_norm(x, groups, silu=False)),
+        lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm)),
+        lambda: (_plain(geglu(rows)), add_with_bias(x, other, add[0])),
+    ]
+    if in_8_bits:
+        tasks += [
+            lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm, in_8_bits=True)),
+            lambda: (_plain(geglu(rows, in_8_bits=True)),),
+        ]
+    try:
+        for task in tasks:
+            _KERNELS = kept
+            answers = task()
+            _KERNELS = None
+            for answer, expected in zip(answers, task(), strict=True):
+                error = (answer.float() - expected.float()).norm() / expected.float().norm()
+                if not error <= _CHECKED_ERROR:
+                    raise RuntimeError(f"a kernel's relative error is {error:.3g}")
+    except Exception:  # compilers and drivers fail in ways of their own, and none is worth a replica
+        _KERNELS = None
+        log.warning(
+            "Triton's kernels do not work here: PyTorch's own operations take their place", exc_info=True
+        )
+        return False
+    _KERNELS = kept
+    return True
+
+
+def _plain(x: torch.Tensor | Scaled) -> torch.Tensor:
+    """As numbers, (rows, channels) from 8 bits."""
+    return x.values.float().flatten(0, -2) * x.scales if isinstance(x, Scaled) else x
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,3 +126,39 @@ def test_a_row_of_zeros_stays_zeros() -> None:
     scaled = Scaled.of(torch.zeros(2, 3, 16))
     assert not scaled.values.float().any()
     assert torch.isfinite(scaled.scales).all()
+
+
+class _Wrong:
+    """Kernels as a broken compiler makes them."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def group_norm(self, x: torch.Tensor, *rest: object) -> torch.Tensor:
+        if self.fails:
+            raise RuntimeError("PassManager::run failed")
+        return x
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError("the first one was wrong already")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_kernels_that_fail_or_err_are_given_up(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fused_operations, "_INTERPRETED", True)
+    monkeypatch.setattr(fused_operations, "_KERNELS", _Wrong(fails))
+    assert not fused_operations.check_kernels(torch.device("cpu"), torch.float32)
+    assert fused_operations._KERNELS is None
+    assert "do not work here" in caplog.text
+    assert not fused_operations.check_kernels(torch.device("cpu"), torch.float32)
+
+
+def test_kernels_that_work_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = fused_operations._KERNELS
+    device = torch.device(DEVICE)
+    assert fused_operations.check_kernels(device, torch.float32, in_8_bits=DEVICE == "cuda") is (
+        kept is not None
+    )
+    assert fused_operations._KERNELS is kept
