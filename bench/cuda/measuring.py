@@ -87,7 +87,7 @@ def _measure(
         results.put_latents(subject.name, task.key, latents, picture)
         return {"kept": 1}
     seconds = []
-    warm_ups = 3
+    warm_ups = 3 if task.kind == "picture" else 1
     turns = max(2, repeats // 2) if task.kind == "picture" else max(1, repeats // 5)
     for turn in range(warm_ups + turns):
         # Texts never seen before, so that no cache of their embeddings helps.

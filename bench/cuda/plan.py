@@ -158,9 +158,6 @@ def plan(
             wanted[name] += pictures
         for name in (OURS, COMPILED):
             wanted[name] += single
-    if "rows" in sections:
-        wanted[OURS] += together
-        wanted[PLAIN] += [task for task in together if task.kind == "throughput"]
     if "ablation" in sections:
         for name in (OURS, COMPILED):
             wanted[name] += image + single + pictures[:1]
@@ -174,6 +171,9 @@ def plan(
     for name in (OURS, REFERENCE, PLAIN, COMPILED, TUNED):
         if wanted[name] and (compiled or name not in (COMPILED, TUNED)):
             yield subjects[name], list(dict.fromkeys(wanted[name]))
+    if "rows" in sections:  # later and in processes of their own: larger shapes take long to make ready
+        yield subjects[OURS], together
+        yield subjects[PLAIN], [task for task in together if task.kind == "throughput"]
     if "rows" in sections and compiled:
         # One each: all in one process would be a long time in the compiler before the first figure.
         for rows in reversed(scale.rows):
