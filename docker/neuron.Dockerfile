@@ -47,7 +47,7 @@ LABEL org.opencontainers.image.title="imagine-neuron" \
 # Versions of Debian's packages follow the pinned base: a point release removes the older ones.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates gnupg tini wget \
+    && apt-get install -y --no-install-recommends gnupg tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 imagine \
     && useradd --uid 1000 --gid 1000 --create-home imagine \
