@@ -23,8 +23,12 @@ from tests.serve.processes import running
 
 RAY = str(Path(sys.executable).parent / "ray")
 
-# Several nodes share this machine, so each gets ports of its own.
-SHARED_MACHINE = ("--block", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0")
+# Several nodes share this machine, so each gets ports of its own. Their log monitors would read the same logs again and
+# again, for drivers that there are none of: an eighth of all processor time.
+SHARED_MACHINE = (
+    *("--block", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0"),
+    "--include-log-monitor=false",
+)
 
 
 # Several nodes start on one machine, so its proxies need more than Ray's 5 and 10 s, and workers would hardly
