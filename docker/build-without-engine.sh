@@ -6,7 +6,7 @@
 # pip inside the build uses this machine's pip configuration and certificates.
 #
 # - ui is tried with a service of the image cpu, or the one at SERVICE_NAME.
-# - cpu-ipex takes whatever build of torch pip finds.
+# - cpu-ipex and neuron take whatever build of torch pip finds.
 # - neuron: AWS's packages are those at NEURON_INDEX and NEURON_APT, or empty stand-ins (docker/neuron_stand_in.py).
 # - KEEP=no removes each image after it was tried. Everything is under WORK (/var/tmp/imagine-images), 5 to 15 GB.
 set -eu
@@ -86,7 +86,7 @@ for image in ${*:-head cpu ui}; do
     cuda) pip_conf=$work/pip-cuda.conf ;;
     neuron)
         [ -n "${NEURON_INDEX:-}" ] && [ -n "${NEURON_APT:-}" ] || { serve_stand_in; NEURON_INDEX=$address/simple; NEURON_APT=$address; }
-        options="--build-arg NEURON_INDEX=$NEURON_INDEX --build-arg NEURON_APT=$NEURON_APT"
+        options="--build-arg TORCH_INDEX= --build-arg TORCH_BUILD= --build-arg NEURON_INDEX=$NEURON_INDEX --build-arg NEURON_APT=$NEURON_APT"
         ;;
     *) fail "no image $image" ;;
     esac

@@ -19,6 +19,7 @@ variable "MODEL" {
   default = ""
 }
 
+# Best a commit: `git ls-remote https://huggingface.co/stabilityai/sdxl-turbo main` shows the newest.
 variable "MODEL_REVISION" {
   default = "main"
 }

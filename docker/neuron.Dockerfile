@@ -12,14 +12,15 @@ WORKDIR /src
 RUN python3.11 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml README.md LICENSE ./
-COPY requirements/lock.txt requirements/lock.txt
+COPY requirements/neuron.txt requirements/neuron.txt
 COPY serve_app/__init__.py serve_app/__init__.py
+# The CPU build: the default one brings several GB of CUDA's libraries, which no node here can use. Empty TORCH_INDEX and
+# TORCH_BUILD: whatever build the builder's own pip configuration knows.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_BUILD=+cpu
+RUN printf 'torch==2.8.0%s\ntorchvision==0.23.0%s\n' "$TORCH_BUILD" "$TORCH_BUILD" | cat requirements/neuron.txt - > constraints.txt \
+    && pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint constraints.txt torch torchvision
 ARG NEURON_INDEX
-COPY docker/neuron-constraints.txt docker/neuron-constraints.txt
-# What the vendor's generation does not decide comes from the lock.
-RUN cut -d= -f1 docker/neuron-constraints.txt | sed -e '/^#/d' -e 's/.*/^&==/' > own \
-    && grep -ivf own requirements/lock.txt > constraints.txt \
-    && cat docker/neuron-constraints.txt >> constraints.txt
 RUN pip install --extra-index-url "${NEURON_INDEX:?is the address of the package index of AWS Neuron}" --constraint constraints.txt ".[neuron]"
 # The package last: a change of it alone leaves the layers above as they are.
 COPY serve_app serve_app
@@ -46,7 +47,7 @@ LABEL org.opencontainers.image.title="imagine-neuron" \
 # Versions of Debian's packages follow the pinned base: a point release removes the older ones.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates gnupg tini wget \
+    && apt-get install -y --no-install-recommends gnupg tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 imagine \
     && useradd --uid 1000 --gid 1000 --create-home imagine \

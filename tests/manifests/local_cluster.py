@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ from tests.serve.processes import running
 
 RAY = str(Path(sys.executable).parent / "ray")
 
-# Several nodes share this machine, so each gets ports of its own.
-SHARED_MACHINE = ("--block", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0")
+# Several nodes share this machine, so each gets ports of its own. Their log monitors would read the same logs again and
+# again, for drivers that there are none of: an eighth of all processor time.
+SHARED_MACHINE = (
+    *("--block", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0"),
+    "--include-log-monitor=false",
+)
 
 
 # Several nodes start on one machine, so its proxies need more than Ray's 5 and 10 s, and workers would hardly
@@ -39,18 +45,73 @@ START_S = 180.0
 START_ATTEMPTS = 4
 
 
+HEAD_NODE_ID, HEAD_NODE_TYPE = "f" * 51 + "00000", "ray.head.default"
+"""What Ray's provider of made-up nodes calls the head and its kind."""
+
+AUTOSCALED = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+
+
+def node_types(service: Manifest, gcs_address: str) -> dict[str, Any]:
+    """Autoscaler configuration with the worker groups of a RayService as types of nodes, all of them at zero."""
+    kinds = {
+        name: {
+            "resources": ray_resources(group) | {"object_store_memory": 100_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": group["maxReplicas"],
+        }
+        for name, group in groups(service).items()
+    }
+    return {
+        "cluster_name": "imagine",
+        "max_workers": 8,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.1,
+        "provider": {
+            # By its class: what Ray's own name for it needs beside is not in the wheel.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": gcs_address,
+            "head_node_id": HEAD_NODE_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+        "initialization_commands": [],
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "auth": {},
+        "head_node_type": HEAD_NODE_TYPE,
+        "available_node_types": {
+            HEAD_NODE_TYPE: {"resources": {}, "node_config": {}, "max_workers": 0},
+            **kinds,
+        },
+    }
+
+
 class LocalCluster:
     """Head and nodes as processes; configurations are deployed as KubeRay's operator does it.
 
     Args:
         folder: For logs and Ray's session.
         environment: Of every node, as the ConfigMap imagine-settings gives it to every pod.
+        autoscaled: A RayService. Then Ray's autoscaler starts and ends nodes of its worker groups, as they are needed.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], autoscaled: Manifest | None = None) -> None:
         self._folder = folder
+        self._autoscaled = autoscaled
         self._environment = environment | PATIENT | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
         self._declared: list[dict[str, float]] = []
+        self._numbers = itertools.count()
         self._stack = contextlib.ExitStack()
         self.gcs_port, self.dashboard_port, self.serve_port = free_port(), free_port(), free_port()
         # Ray's sockets lie there, whose paths must be short.
@@ -61,6 +122,11 @@ class LocalCluster:
         command += [f"--dashboard-port={self.dashboard_port}", "--dashboard-host=127.0.0.1", *SHARED_MACHINE]
         command += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={self._temp_dir}"]
         self._stack.callback(shutil.rmtree, self._temp_dir, ignore_errors=True)
+        if self._autoscaled is not None:
+            config = self._folder / "autoscaling.yaml"
+            config.write_text(json.dumps(node_types(self._autoscaled, self.address)))
+            command.append(f"--autoscaling-config={config}")
+            self._environment |= AUTOSCALED
         self._start(command, "head")
         return self
 
@@ -77,10 +143,13 @@ class LocalCluster:
 
         Nodes of other overlays stay; what a replica asks for keeps it off them, which the tests see.
         """
-        for group in groups(service).values():
-            resources = ray_resources(group)
-            if resources not in self._declared:
-                self.add_node(resources)
+        missing = [
+            resources
+            for resources in map(ray_resources, groups(service).values())
+            if resources not in self._declared
+        ]
+        with ThreadPoolExecutor() as starts:  # a start mostly waits
+            list(starts.map(self.add_node, missing))
 
     def add_node(self, declared: dict[str, float]) -> None:
         """Adds a node that declares these resources."""
@@ -89,7 +158,7 @@ class LocalCluster:
         command += [f"--num-cpus={resources.pop('CPU')}".removesuffix(".0")]
         command += [f"--num-gpus={resources.pop('GPU', 0)}".removesuffix(".0")]
         command += [f"--resources={json.dumps(resources)}", f"--dashboard-agent-listen-port={free_port()}"]
-        self._start(command, f"node-{len(self._declared)}")
+        self._start(command, f"node-{next(self._numbers)}")
         self._declared.append(declared)
 
     def _start(self, command: list[str], name: str) -> None:
@@ -170,7 +239,7 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def local_cluster(folder: Path, pictures: Path) -> Iterator[LocalCluster]:
+def local_cluster(folder: Path, pictures: Path, autoscaled: Manifest | None = None) -> Iterator[LocalCluster]:
     """A cluster whose pods store pictures in a folder."""
-    with LocalCluster(folder, {"IMAGINE_STORE__URL": str(pictures)}) as cluster:
+    with LocalCluster(folder, {"IMAGINE_STORE__URL": str(pictures)}, autoscaled) as cluster:
         yield cluster

@@ -21,8 +21,8 @@ def problems(item: Manifest) -> list[str]:
     version, kind = item["apiVersion"], item["kind"]
     if version == "ray.io/v1":
         return _against(_crd_schema(f"ray.io_v1_{kind.lower()}.json"), item)
-    if version == "gateway.networking.k8s.io/v1":
-        schemas = json.loads((SCHEMAS / "gateway.networking.k8s.io_v1.json").read_text())
+    if version in ("gateway.networking.k8s.io/v1", "monitoring.coreos.com/v1"):
+        schemas = json.loads((SCHEMAS / f"{version.replace('/', '_')}.json").read_text())
         return _against(_closed({"$defs": schemas["$defs"], **schemas[kind]}), item)
     return _builtin_problems(json.dumps(item, sort_keys=True))  # overlays share most of theirs
 

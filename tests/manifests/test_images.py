@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,18 +86,22 @@ def test_the_tag_says_what_is_inside() -> None:
     assert tag == f"{__version__}-ray{LOCK['ray']}-py{major}{minor}"
 
 
-def test_neurons_own_versions_are_in_the_lock_otherwise() -> None:
-    import tomllib
-
-    own = dict(
-        line.split("==")
-        for line in (DOCKER / "neuron-constraints.txt").read_text().splitlines()
-        if "==" in line
-    )
-    assert "ray" not in own, "the same Ray everywhere"
-    assert own["torch"] == "2.8.0"
+def test_neurons_image_takes_its_own_list_and_the_torch_it_is_made_for() -> None:
+    text = (DOCKER / "neuron.Dockerfile").read_text()
+    copied = re.findall(r"^COPY (requirements/\S+)", text, re.M)
+    assert copied == ["requirements/neuron.txt"]
+    first, second, package = re.findall(r"pip install (.+)", text)
+    for line in (first, second):
+        assert "--constraint constraints.txt" in line
+    assert first.endswith(" torch torchvision")  # before AWS's packages, which take what is there
+    assert second.endswith(' ".[neuron]"')
+    assert package == "--no-deps ."
+    assert "torch==2.8.0%s" in text
+    assert "torchvision==0.23.0%s" in text
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert any(line.startswith("optimum-neuron") and "==" in line for line in extras["neuron"])
+    (wanted,) = extras["neuron"]
+    # Its version decides those of torch and of AWS's packages.
+    assert wanted == "optimum-neuron[neuronx,diffusers]==0.4.5"
 
 
 def test_no_build_needs_what_the_builder_does_not_get() -> None:

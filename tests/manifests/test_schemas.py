@@ -35,6 +35,12 @@ def test_batch_run(run: str) -> None:
     check(render(run))
 
 
+def test_monitoring() -> None:
+    objects = render("monitoring")
+    assert {item["kind"] for item in objects} == {"PodMonitor", "PrometheusRule", "ConfigMap"}
+    check(objects)
+
+
 def optional(overlay: str) -> set[str]:
     """Components that an overlay does not have: pools belong to overlays, and names are there once."""
     there = {item["metadata"]["name"] for item in render(f"overlays/{overlay}")}
@@ -79,3 +85,7 @@ def test_the_checks_see_what_is_wrong() -> None:
     route = copy.deepcopy(route)
     route["spec"]["rules"][0]["timeouts"]["reqest"] = "1s"
     assert "reqest" in problems(route)[0]
+    (monitor,) = [x for x in render("monitoring") if x["kind"] == "PodMonitor"]
+    monitor = copy.deepcopy(monitor)
+    monitor["spec"]["podMetricsEndpoints"][0]["scrapeTimout"] = "1s"
+    assert "scrapeTimout" in problems(monitor)[0]

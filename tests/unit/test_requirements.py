@@ -13,13 +13,16 @@ from packaging.requirements import Requirement
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
 NEURONS_OWN = {
+    "accelerate",
     "diffusers",
     "huggingface-hub",
     "numpy",
     "optimum",
     "optimum-neuron",
+    "peft",
     "tokenizers",
     "transformers",
+    "wheel",
 }
 """What optimum-neuron wants in versions of its own; all else must be the same everywhere, Ray above all."""
 
@@ -40,6 +43,19 @@ def test_the_neuron_environment_shares_the_services_own_packages() -> None:
     assert neuron.keys() >= NEURONS_OWN | {"ray", "fastapi", "pydantic", "typer"}
     shared = {package: version for package, version in neuron.items() if package not in NEURONS_OWN}
     assert shared == {package: lock.get(package) for package in shared}
+    # AWS's packages and their torch are pinned by optimum-neuron itself, in the image.
+    assert not [package for package in neuron if "neuron" in package and package != "optimum-neuron"]
+    assert "torch" not in neuron
+
+
+def test_the_neuron_environment_has_all_of_the_services_own_packages_pinned() -> None:
+    neuron = pins("neuron.txt")
+    project = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    # Installed here is the newer generation of its own, which brings others.
+    brought = packages_of([one for one in wanted if canonical(one.name) not in NEURONS_OWN])
+    assert len(brought) > 50
+    assert brought - neuron.keys() == set()
 
 
 @pytest.mark.parametrize("name", [file.name for file in sorted(REQUIREMENTS.glob("*.txt"))])
@@ -57,8 +73,17 @@ def test_the_lock_pins_all_that_the_service_brings_along() -> None:
     wanted = [Requirement(text) for text in project["dependencies"]]
     for extra in ("torch", "ui", "dev", "bench", "traces"):
         wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
+    brought = packages_of(wanted)
+    assert len(brought) > 100
+    # CUDA's own packages come with the CUDA build of torch, in the versions that it names itself.
+    not_ours = ("nvidia-", "cuda-", "triton", "setuptools")
+    assert {package for package in brought - lock.keys() if not package.startswith(not_ours)} == set()
+
+
+def packages_of(wanted: list[Requirement]) -> set[str]:
+    """Names of all that these bring along, by what the installed packages say they need."""
     seen: set[tuple[str, str]] = set()
-    loose = set()
+    wanted = list(wanted)
     while wanted:
         requirement = wanted.pop()
         package = canonical(requirement.name)
@@ -66,8 +91,6 @@ def test_the_lock_pins_all_that_the_service_brings_along() -> None:
             if (package, extra) in seen:
                 continue
             seen.add((package, extra))
-            if package not in lock:
-                loose.add(package)
             try:
                 brought = metadata.requires(requirement.name) or []
             except metadata.PackageNotFoundError:
@@ -77,7 +100,4 @@ def test_the_lock_pins_all_that_the_service_brings_along() -> None:
                 for needed in map(Requirement, brought)
                 if needed.marker is None or needed.marker.evaluate({"extra": extra})
             ]
-    assert len(seen) > 100
-    # CUDA's own packages come with the CUDA build of torch, in the versions that it names itself.
-    not_ours = ("nvidia-", "cuda-", "triton", "setuptools")
-    assert {package for package in loose if not package.startswith(not_ours)} == set()
+    return {package for package, _ in seen}

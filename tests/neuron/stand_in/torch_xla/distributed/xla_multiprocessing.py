@@ -1,0 +1,1 @@
+"""Imported by accelerate, where it is installed; used only in distributed runs."""
