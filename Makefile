@@ -58,8 +58,8 @@ run: $(VENV)/.installed-run
 # Unit tests share nothing, so each core runs some of their files, with one thread each. Those that start a service follow.
 ifeq ($(strip $(ARGS)),)
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest tests/manifests tests/serve tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 15 tests/unit
+	$(BIN)/python -m pytest --durations 30 tests/manifests tests/serve tests/browser
 	@if "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
 		then $(MAKE) test-neuron; else echo "Not run: make test-neuron, which needs Python 3.11."; fi
 else

@@ -109,7 +109,7 @@ async def test_requests_join_a_running_batch(inf2: RunningService) -> None:
     short: dict[str, str | int] = {
         "prompt": "a dog",
         "seed": 2,
-        "num_inference_steps": 20,
+        "num_inference_steps": 75,  # long enough to be seen at it on a slow machine too
         "guidance_scale": 0,
     }
     async with httpx.AsyncClient(base_url=inf2.url, timeout=120.0, trust_env=False) as client:
