@@ -297,9 +297,9 @@ class Replica:
 
     def close(self) -> None:
         """Stops the engine; what is unfinished fails with `PoolUnavailable`."""
-        self._telemetry.close()
         self._engine.stop(_STOP_S)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._telemetry.close()
 
     def __del__(self) -> None:
         # Serve calls this after the drain; a constructor that failed has nothing to close.

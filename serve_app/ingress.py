@@ -86,6 +86,7 @@ class ImageIngress:
         for pool in self._pools:
             pool.close()
         await self._store.close()
+        await asyncio.to_thread(self._telemetry.close)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = build_app(self._settings, self._http)

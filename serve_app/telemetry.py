@@ -57,6 +57,9 @@ class RayInstruments:
         else:
             made.observe(value, tags=labels)
 
+    def close(self) -> None:
+        """Nothing: Ray has it already."""
+
     @staticmethod
     def _make(metric: Metric) -> ray_metrics.Counter | ray_metrics.Gauge | ray_metrics.Histogram:
         if metric.kind is Kind.COUNTER:
@@ -193,6 +196,11 @@ class DrawingTelemetry:
             self._change_in_flight(pool, -1)
             self._instruments.record(metrics.POOL_ATTEMPTS, pool=pool, outcome=outcome)
 
+    def close(self) -> None:
+        """Records and sends what is left; blocks while it does."""
+        self._instruments.close()
+        self._tracer.close()
+
     def _change_in_flight(self, pool: str, change: int) -> None:
         self._in_flight[pool] += change
         self._instruments.record(metrics.POOL_IN_FLIGHT, self._in_flight[pool], pool=pool)
@@ -286,14 +294,16 @@ class ReplicaTelemetry:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, which records what is left."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(FLUSH_S)
+        self._instruments.close()
 
     def _run(self, stats: Callable[[], EngineStats]) -> None:
         while not self._stopping.wait(FLUSH_S):
             self.flush(stats())
+        self.flush(stats())
 
     def flush(self, stats: EngineStats) -> None:
         """Records what was noted since the last time, and how the engine stands."""

@@ -38,6 +38,10 @@ class Tracer(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Sends what is left; blocks while it does."""
+        ...
+
 
 class NoTracer:
     """Traces nothing."""
@@ -45,6 +49,9 @@ class NoTracer:
     def drawn(
         self, draft: RequestDraft, result: GenerationResult | None, outcome: str, began: float, ended: float
     ) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 
