@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-from bench.service_traffic import PHASE_S, Traffic
-from bench.soak_checks import Check, flat_checks
+from bench.service_traffic import PHASE_S, SIDES, Traffic
+from bench.soak_checks import MIN_GROWTH_RUN_S, Check, flat_checks
+from bench.soak_warm_up import ask_every_size
 from bench.whole_service import (
     ProcessReading,
     http_client,
@@ -27,6 +28,14 @@ from serve_app.settings import JobsSettings, Settings, StoreSettings
 
 KEPT_S = 60.0
 """Pictures and records of jobs are kept for so long, so that what is stored stops growing soon."""
+
+REST_S = 90.0
+"""The service is watched for so long after the last request.
+
+A local store makes a thread for each file that is touched at the same time, and ends those that had nothing to do for
+10 s. While requests come, each has something to do now and then; when what is stored has run out too, only a thread
+that is lost is still there.
+"""
 
 _READINGS = 300
 _QUIET_S = 90.0
@@ -87,15 +96,20 @@ class ServiceSoak:
 
     async def run(self) -> dict[str, Any]:
         """Sends, waits for the ends, checks; the report as plain data."""
+        if self._duration_s >= MIN_GROWTH_RUN_S:
+            await ask_every_size(self._client, SIDES)
         reader = asyncio.create_task(self._read_on())
         try:
             await self._traffic.flow(self._duration_s, min(PHASE_S, self._duration_s / 10))
+            nothing_left = await self._at_rest()
+            if self._duration_s >= MIN_GROWTH_RUN_S:
+                await asyncio.sleep(REST_S)
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
         checks = [
             *self._answer_checks(),
-            await self._at_rest(),
+            nothing_left,
             *process_checks(self.readings, self._duration_s),
         ]
         return self._report(checks)

@@ -1,10 +1,16 @@
-"""`draw_every_size`: what each size takes once, code and layouts of weights, is there before memory is watched."""
+"""What each size takes once, code and layouts of weights, is there before memory is watched.
+
+`draw_every_size` asks an engine for them, `ask_every_size` a service.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from itertools import product
+
+import httpx
 
 from serve_app.engine import Engine
 from serve_app.engine.pipeline import StepPipeline
@@ -68,3 +74,23 @@ def draw_every_size(pipeline: StepPipeline, sides: Sequence[int]) -> None:
                 raise listener.error
     finally:
         engine.stop(_TIMEOUT_S)
+
+
+async def ask_every_size(client: httpx.AsyncClient, sides: Sequence[int]) -> None:
+    """Has a service draw some pictures of each width and height, guided and not.
+
+    Args:
+        client: Of the service.
+        sides: Pixels.
+
+    Raises:
+        httpx.HTTPStatusError: It did not draw one.
+    """
+
+    async def ask(params: dict[str, int | float | str]) -> None:
+        (await client.get("imagine", params=params)).raise_for_status()
+
+    for (width, height), guidance_scale in product(product(sides, repeat=2), (0.0, 3.0)):
+        params: dict[str, int | float | str] = {"prompt": "a red star", "num_inference_steps": 1}
+        params |= {"width": width, "height": height, "guidance_scale": guidance_scale}
+        await asyncio.gather(*(ask(params) for _ in range(_PICTURES)))
