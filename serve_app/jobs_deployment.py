@@ -64,11 +64,12 @@ class JobsReplica:
 
     def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
         join_serve_log()
-        instruments = here()
-        self._telemetry = DrawingTelemetry(instruments, tracer_for(settings.traces_url))
+        instruments, tracer = here(), tracer_for(settings.traces_url)
+        self._telemetry = DrawingTelemetry(instruments, tracer)
         self._pools = handle_pools(settings, handles, self._telemetry)
         drawer = RoutedDrawer(Router(self._pools), self._telemetry, log_prompts=settings.log_prompts)
-        self._runner = JobRunner(settings, drawer, PictureStore(settings.store, StoreTelemetry(instruments)))
+        pictures = PictureStore(settings.store, StoreTelemetry(instruments, tracer))
+        self._runner = JobRunner(settings, drawer, pictures)
         self._runner.start()
         spare_lasting_objects()
 
