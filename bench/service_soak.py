@@ -38,6 +38,7 @@ that is lost is still there.
 """
 
 _READINGS = 300
+_PROBE_S = 6.0  # more than the client keeps a connection open for nothing
 _QUIET_S = 90.0
 _ANSWER_TIMEOUT_S = 900.0
 
@@ -103,7 +104,7 @@ class ServiceSoak:
             await self._traffic.flow(self._duration_s, min(PHASE_S, self._duration_s / 10))
             nothing_left = await self._at_rest()
             if self._duration_s >= MIN_GROWTH_RUN_S:
-                await asyncio.sleep(REST_S)
+                await self._rest()
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -146,6 +147,13 @@ class ServiceSoak:
             if not left or time.monotonic() > until:
                 return Check("no work is left", not left, f"{left} requests in flight")
             await asyncio.sleep(0.5)
+
+    async def _rest(self) -> None:
+        """Waits for `REST_S`, with a probe now and then, at which the client closes connections it no longer needs."""
+        until = time.monotonic() + REST_S
+        while time.monotonic() < until:
+            (await self._client.get("live")).raise_for_status()
+            await asyncio.sleep(_PROBE_S)
 
     def _report(self, checks: Sequence[Check]) -> dict[str, Any]:
         first, last = self.readings[0], self.readings[-1]
