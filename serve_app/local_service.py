@@ -186,8 +186,7 @@ def environment_for_ray() -> None:
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     # A dead HTTP proxy is replaced after three checks, which Ray makes every 10 s: half a minute without a service.
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")
-    # Ray gives its workers the lowest priority but four: beside any other program the service would hardly run. Threads
-    # that compute on a CPU take less of it themselves (`serve_app.pipelines.shared_cores`).
+    # Ray gives its workers the lowest priority but four: beside any other program the service would hardly run.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Serve's controller compares what is with what should be ten times a second, on the cores that also draw.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.3")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +9,6 @@ from contextlib import contextmanager
 import torch
 
 from serve_app.cpu_topology import running_on
-
-NICER = 10
-"""Added to the niceness of threads that compute: HTTP and Ray's own processes need little of the same cores, but that
-at once. OpenMP's threads inherit it from the thread that starts them."""
 
 
 class SharedCores:
@@ -40,7 +34,6 @@ class SharedCores:
         self._denoiser: int | None = None  # its thread
         self._beside = 0
         self._lock = threading.Lock()
-        self._lowered = threading.local()
 
     @contextmanager
     def denoising(self) -> Iterator[None]:
@@ -48,7 +41,6 @@ class SharedCores:
         with self._lock:
             self._denoiser = threading.get_ident()
             threads = self._share()
-        self._let_others_go_first()
         _use(threads)
         with running_on(self.cpus):
             yield
@@ -65,23 +57,12 @@ class SharedCores:
             self._beside += 1
             threads = self._share()
         try:
-            self._let_others_go_first()
             _use(threads)
             with running_on(self.cpus):
                 yield
         finally:
             with self._lock:
                 self._beside -= 1
-
-    def _let_others_go_first(self) -> None:
-        """Once for each thread but the main one, which belongs to whoever started the process."""
-        if hasattr(self._lowered, "done"):
-            return
-        self._lowered.done = True
-        # A thread has a niceness of its own on Linux alone.
-        if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICER))
 
     def _share(self) -> int:
         return self.cores if self._fixed else max(1, self.cores // (1 + self._beside))

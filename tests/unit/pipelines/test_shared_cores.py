@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from serve_app.pipelines.shared_cores import NICER, SharedCores
+from serve_app.pipelines.shared_cores import SharedCores
 
 WAIT_S = 10.0
 
@@ -99,27 +97,3 @@ def test_fixed_numbers_never_change() -> None:
     with _Beside(cores) as beside:
         assert beside.threads == 4
         assert threads_of_a_step(cores) == 4
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a thread has a niceness of its own on Linux alone")
-def test_threads_that_compute_let_others_go_first_and_the_main_one_stays_as_it_is() -> None:
-    cores = SharedCores(2)
-    seen: list[int] = []
-
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    def compute() -> None:
-        for _ in range(2):
-            with cores.denoising():
-                seen.append(niceness())
-
-    before = niceness()
-    with cores.denoising():
-        assert niceness() == before
-    thread = threading.Thread(target=compute)
-    thread.start()
-    thread.join(WAIT_S)
-    assert seen == [min(19, before + NICER)] * 2
-    with _Beside(cores):
-        assert niceness() == before
