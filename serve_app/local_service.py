@@ -190,7 +190,7 @@ def environment_for_ray() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Serve's controller compares what is with what should be ten times a second, on the cores that also draw.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.3")
-    # Between proxy and ingress gRPC takes a fifth less of the processor than calls of actors do.
+    # Between proxy and ingress gRPC takes up to a fifth less of the processor than calls of actors do.
     os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")
     if "RAY_AUTH_MODE" not in os.environ:
         # Ray's dashboard can run code: a token of this run's own guards it, and no file in the home folder is made.
