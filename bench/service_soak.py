@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-from bench.service_traffic import PHASE_S, Traffic
-from bench.soak_checks import Check, flat_checks
+from bench.service_traffic import PHASE_S, SIDES, Traffic
+from bench.soak_checks import MIN_GROWTH_RUN_S, Check, flat_checks
+from bench.soak_warm_up import ask_every_size
 from bench.whole_service import (
     ProcessReading,
     http_client,
@@ -28,7 +29,19 @@ from serve_app.settings import JobsSettings, Settings, StoreSettings
 KEPT_S = 60.0
 """Pictures and records of jobs are kept for so long, so that what is stored stops growing soon."""
 
+REST_S = 90.0
+"""The service is watched for so long after the last request.
+
+A local store makes a thread for each file that is touched at the same time, and ends those that had nothing to do for
+10 s. While requests come, each has something to do now and then; when what is stored has run out too, only a thread
+that is lost is still there.
+"""
+
+LEAST_FOR_MEMORY_S = 540.0
+"""In less a replica still fills its caches: random requests take minutes to come in every size and number at once."""
+
 _READINGS = 300
+_PROBE_S = 6.0  # more than the client keeps a connection open for nothing
 _QUIET_S = 90.0
 _ANSWER_TIMEOUT_S = 900.0
 
@@ -87,15 +100,20 @@ class ServiceSoak:
 
     async def run(self) -> dict[str, Any]:
         """Sends, waits for the ends, checks; the report as plain data."""
+        if self._duration_s >= MIN_GROWTH_RUN_S:
+            await ask_every_size(self._client, SIDES)
         reader = asyncio.create_task(self._read_on())
         try:
             await self._traffic.flow(self._duration_s, min(PHASE_S, self._duration_s / 10))
+            nothing_left = await self._at_rest()
+            if self._duration_s >= MIN_GROWTH_RUN_S:
+                await self._rest()
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
         checks = [
             *self._answer_checks(),
-            await self._at_rest(),
+            nothing_left,
             *process_checks(self.readings, self._duration_s),
         ]
         return self._report(checks)
@@ -132,6 +150,13 @@ class ServiceSoak:
             if not left or time.monotonic() > until:
                 return Check("no work is left", not left, f"{left} requests in flight")
             await asyncio.sleep(0.5)
+
+    async def _rest(self) -> None:
+        """Waits for `REST_S`, with a probe now and then, at which the client closes connections it no longer needs."""
+        until = time.monotonic() + REST_S
+        while time.monotonic() < until:
+            (await self._client.get("live")).raise_for_status()
+            await asyncio.sleep(_PROBE_S)
 
     def _report(self, checks: Sequence[Check]) -> dict[str, Any]:
         first, last = self.readings[0], self.readings[-1]
@@ -181,7 +206,12 @@ def process_checks(readings: Sequence[SoakReading], duration_s: float) -> list[C
     ]
     always = Counter(name for one in readings for name in {process.name for process in one.processes})
     for name in sorted(name for name, seen in always.items() if seen == len(readings)):
-        checks += flat_checks([_sum(name, one) for one in readings], duration_s, name)
+        checks += flat_checks(
+            [_sum(name, one) for one in readings],
+            duration_s,
+            name,
+            least_for_memory_s=LEAST_FOR_MEMORY_S,
+        )
     return checks
 
 

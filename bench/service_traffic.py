@@ -19,7 +19,9 @@ BACKLOGS = (0, 0, 1, 4, 16, 140)
 PHASE_S = 6.0
 """Mean seconds at one backlog."""
 
-_SIDES = (64, 128, 192, 256)
+SIDES = (64, 128, 192, 256)
+"""Widths and heights, pixels."""
+
 _LEAVING_SHARE = 0.15
 _MAX_PROBLEMS = 20
 _REFUSALS = (429, 503)
@@ -102,7 +104,7 @@ class Traffic:
         return {"prompt": pick(PROMPTS), "seed": self._random.randrange(2**32)}
 
     def _size(self) -> tuple[int, int]:
-        return self._random.choice(_SIDES), self._random.choice(_SIDES)
+        return self._random.choice(SIDES), self._random.choice(SIDES)
 
     def _steps(self) -> int:
         return self._random.randint(1, self._most_steps)

@@ -118,17 +118,24 @@ class Measured(Protocol):
         ...
 
 
-def flat_checks(readings: Sequence[Measured], duration_s: float, whose: str = "") -> list[Check]:
+def flat_checks(
+    readings: Sequence[Measured],
+    duration_s: float,
+    whose: str = "",
+    *,
+    least_for_memory_s: float = MIN_GROWTH_RUN_S,
+) -> list[Check]:
     """That a process (or several, added up) does not grow, after warming up.
 
     Args:
         readings: In the order of time, evenly spaced.
         duration_s: Of the load; what is too short to judge passes, and says so.
         whose: Name of the process, where there are several.
+        least_for_memory_s: A shorter load is too short to judge memory by.
     """
     suffix = f" ({whose})" if whose else ""
     return [
-        _memory(readings, duration_s, f"memory does not grow{suffix}"),
+        _memory(readings, duration_s < least_for_memory_s, f"memory does not grow{suffix}"),
         _counted(readings, duration_s, f"threads do not grow{suffix}", MAX_THREAD_GROWTH, _threads_of),
         _counted(readings, duration_s, f"file handles do not grow{suffix}", MAX_FILE_GROWTH, _files_of),
     ]
@@ -148,13 +155,12 @@ def _fifths(readings: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[
     return readings[fifth : 2 * fifth] or readings[:1], readings[-fifth:]
 
 
-def _memory(readings: Sequence[Measured], duration_s: float, name: str) -> Check:
+def _memory(readings: Sequence[Measured], too_short: bool, name: str) -> Check:
     early, late = (float(np.median([one.rss_bytes for one in part])) for part in _fifths(readings))
     bound = max(MAX_MEMORY_GROWTH * early, MAX_MEMORY_GROWTH_BYTES)
     slope = 0.0
     if len(settled := readings[len(readings) // 5 :]) > 1:
         slope = float(np.polyfit([one.at_s for one in settled], [one.rss_bytes for one in settled], 1)[0])
-    too_short = duration_s < MIN_GROWTH_RUN_S
     return Check(
         name,
         too_short or late - early <= bound,

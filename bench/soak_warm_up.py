@@ -1,10 +1,15 @@
-"""`draw_every_size`: what each size takes once, code and layouts of weights, is there before memory is watched."""
+"""What each size takes once, code and layouts of weights, is there before memory is watched.
+
+`draw_every_size` asks an engine for them, `ask_every_size` a service.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from itertools import product
+
+import httpx
 
 from serve_app.engine import Engine
 from serve_app.engine.pipeline import StepPipeline
@@ -13,6 +18,9 @@ from serve_app.request import GenerationRequest, new_request_id
 from serve_app.result import Pixels, StageSeconds, StepProgress
 
 _PICTURES = 4
+_AT_ONCE = (1, 2, 3, 4, 6, 8)
+"""Code is written for each number of rows too; a service draws whatever number comes together."""
+
 _TIMEOUT_S = 120.0
 
 
@@ -68,3 +76,19 @@ def draw_every_size(pipeline: StepPipeline, sides: Sequence[int]) -> None:
                 raise listener.error
     finally:
         engine.stop(_TIMEOUT_S)
+
+
+async def ask_every_size(client: httpx.AsyncClient, sides: Sequence[int]) -> None:
+    """Has a service draw pictures of each width and height, several numbers of them at once.
+
+    Args:
+        client: Of the service.
+        sides: Pixels.
+
+    Raises:
+        httpx.HTTPStatusError: It did not draw one.
+    """
+    for (width, height), number in product(product(sides, repeat=2), _AT_ONCE):
+        body = {"prompt": "a red star", "size": f"{width}x{height}", "n": number}
+        answer = await client.post("v1/images/generations", json={**body, "num_inference_steps": 2})
+        answer.raise_for_status()

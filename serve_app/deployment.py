@@ -22,10 +22,11 @@ from serve_app.finishing import Finishing
 from serve_app.images import encode
 from serve_app.lasting_objects import spare_lasting_objects
 from serve_app.metrics import Instruments, kind_of
+from serve_app.replica_telemetry import ReplicaTelemetry
 from serve_app.request import GenerationRequest, OutputOptions
 from serve_app.result import GeneratedImage, GenerationResult, Pixels, ReplicaLoad, StageSeconds, StepProgress
 from serve_app.settings import PoolSettings, SafetySettings
-from serve_app.telemetry import ReplicaTelemetry, here, join_serve_log
+from serve_app.telemetry import here, join_serve_log
 from serve_app.warmup import warm_up
 
 logger = logging.getLogger(__name__)
@@ -297,9 +298,9 @@ class Replica:
 
     def close(self) -> None:
         """Stops the engine; what is unfinished fails with `PoolUnavailable`."""
-        self._telemetry.close()
         self._engine.stop(_STOP_S)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._telemetry.close()
 
     def __del__(self) -> None:
         # Serve calls this after the drain; a constructor that failed has nothing to close.

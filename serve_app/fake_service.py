@@ -20,7 +20,7 @@ from serve_app.quotas import Quotas
 from serve_app.request import GenerationRequest, OutputOptions, RequestDraft
 from serve_app.result import GeneratedImage, GenerationResult, Pixels, StageSeconds, StepProgress
 from serve_app.settings import Settings
-from serve_app.store import PictureStore
+from serve_app.store import PictureStore, StoreObserver
 
 FAKE_FACTS = PoolFacts(
     pool="default",
@@ -49,6 +49,7 @@ class FakeImageService:
         facts: The one pool.
         delay_s: Seconds each denoising step takes.
         failure: Raised instead of drawing, once the request has been checked.
+        store_observer: Told of what the store does.
 
     Attributes:
         drafts: Every draft that was asked for.
@@ -66,9 +67,10 @@ class FakeImageService:
         *,
         delay_s: float = 0.0,
         failure: Exception | None = None,
+        store_observer: StoreObserver | None = None,
     ) -> None:
         self._settings = settings
-        self._store = PictureStore(settings.store)
+        self._store = PictureStore(settings.store, store_observer)
         self._live = LiveDrawingsHere()
         self._quotas = Quotas(settings.access)
         self._jobs = JobRunner(settings, self, self._store)

@@ -72,13 +72,14 @@ class ImageIngress:
         join_serve_log()
         instruments = here()
         self._settings = settings
-        self._http = HttpTelemetry(instruments)
-        self._telemetry = DrawingTelemetry(instruments, tracer_for(settings.traces_url))
+        tracer = tracer_for(settings.traces_url)
+        self._http = HttpTelemetry(instruments, tracer)
+        self._telemetry = DrawingTelemetry(instruments, tracer)
         self._live: LiveDrawings = LiveDrawingsHere() if live is None else LiveDrawingsThere(live)
         self._quotas = Quotas(settings.access, None if live is None else QuotaBookThere(live))
         self._pools = handle_pools(settings, handles, self._telemetry)
         self._router = Router(self._pools)
-        self._store = PictureStore(settings.store, StoreTelemetry(instruments))
+        self._store = PictureStore(settings.store, StoreTelemetry(instruments, tracer))
         self._store.start()
         self._jobs = HandleJobs(jobs)
 
@@ -86,6 +87,7 @@ class ImageIngress:
         for pool in self._pools:
             pool.close()
         await self._store.close()
+        await asyncio.to_thread(self._telemetry.close)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = build_app(self._settings, self._http)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -63,11 +64,12 @@ class JobsReplica:
 
     def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
         join_serve_log()
-        instruments = here()
-        telemetry = DrawingTelemetry(instruments, tracer_for(settings.traces_url))
-        self._pools = handle_pools(settings, handles, telemetry)
-        drawer = RoutedDrawer(Router(self._pools), telemetry, log_prompts=settings.log_prompts)
-        self._runner = JobRunner(settings, drawer, PictureStore(settings.store, StoreTelemetry(instruments)))
+        instruments, tracer = here(), tracer_for(settings.traces_url)
+        self._telemetry = DrawingTelemetry(instruments, tracer)
+        self._pools = handle_pools(settings, handles, self._telemetry)
+        drawer = RoutedDrawer(Router(self._pools), self._telemetry, log_prompts=settings.log_prompts)
+        pictures = PictureStore(settings.store, StoreTelemetry(instruments, tracer))
+        self._runner = JobRunner(settings, drawer, pictures)
         self._runner.start()
         spare_lasting_objects()
 
@@ -103,6 +105,7 @@ class JobsReplica:
             await self._runner.close()
             for pool in self._pools:
                 pool.close()
+            await asyncio.to_thread(self._telemetry.close)
 
 
 Jobs: serve.Deployment = serve.deployment(name="Jobs")(JobsReplica)

@@ -223,11 +223,18 @@ class Instruments(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Records what was only noted. Called when the process's work ends; may block for a second."""
+        ...
+
 
 class NoInstruments:
     """Records nothing."""
 
     def record(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 
@@ -256,6 +263,9 @@ class MemoryInstruments:
             self.gauges[key] = value
         else:
             self.observed[key].append(value)
+
+    def close(self) -> None:
+        """Nothing: all is kept at once."""
 
 
 def kind_of(error: BaseException) -> str:

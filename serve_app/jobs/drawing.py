@@ -24,7 +24,7 @@ from serve_app.jobs.events import JobProgress
 from serve_app.jobs.job import Job
 from serve_app.jobs.records import JobError, JobImage, JobResult, JobState
 from serve_app.jobs.turns import Turns
-from serve_app.request import RequestDraft
+from serve_app.request import RequestDraft, traceparent_here
 from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import Settings
 from serve_app.store import PictureStore, picture_name
@@ -91,6 +91,7 @@ class JobDrawing:
     async def until_end(self, job: Job) -> Mapping[str, object]:
         """Draws the job however often it takes. Returns the fields of its record that tell its end."""
         draft, created_at = job.record.draft, job.record.created_at
+        traceparent_here.set(draft.traceparent)
         ends_at = min(draft.deadline or float("inf"), created_at + self._max_age_s)
         limit = asyncio.timeout(max(0.0, ends_at - time.time()))
         try:

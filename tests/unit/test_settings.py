@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
+from serve_app.local_service import environment_for_ray
 from serve_app.settings import (
     AccessSettings,
     CallerLimits,
@@ -49,6 +51,15 @@ def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], hea
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, int | float | str) and not isinstance(default, bool):
             assert rows[name].strip().strip("`") == str(default).removesuffix(".0"), name
+
+
+def test_rays_own_settings_are_those_that_the_command_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = DOCUMENT.read_text().split("## Ray's own settings\n")[1]
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^ ]+) \|", section, flags=re.M))
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"})
+    environment_for_ray()
+    assert {name: value for name, value in os.environ.items() if name in told} == told
+    assert set(os.environ) - set(told) == {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"}
 
 
 def test_arguments_win_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

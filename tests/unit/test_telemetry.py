@@ -17,11 +17,13 @@ from serve_app.engine.fake import POISON_STEP
 from serve_app.errors import GenerationFailed, PoolUnavailable, StoreUnavailable
 from serve_app.fake_service import FakeImageService
 from serve_app.metrics import METRICS, MemoryInstruments, kind_of
+from serve_app.paced_instruments import PacedInstruments
 from serve_app.request import GenerationRequest, RequestDraft, new_request_id
 from serve_app.result import GenerationResult, ReplicaLoad, StepProgress
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from serve_app.store import PictureStore
 from serve_app.telemetry import DrawingTelemetry, RayInstruments, StoreTelemetry, here
+from serve_app.tracing import NoTracer
 from tests.serve.monitoring import alerts
 
 Events = AsyncGenerator[StepProgress | GenerationResult, None]
@@ -123,6 +125,34 @@ async def test_a_replica_tells_of_its_pictures_and_steps(instruments: MemoryInst
     assert max(rows) == 4  # two guided pictures in one step
     assert len(rows) == len(instruments.observed[("imagine_step_seconds", "test")])
     assert instruments.gauges[("imagine_queued_images", "test")] == 0
+
+
+async def test_a_replica_that_ends_records_what_it_noted_last(instruments: MemoryInstruments) -> None:
+    paced = PacedInstruments(instruments, every_s=3600.0)
+    replica = Replica(PoolSettings(name="test", accelerator="fake", model="fake"), "fake", paced)
+    request = GenerationRequest("id", "a red fox", "", 64, 64, 4, 0.0, seed=3)
+    [event async for event in replica.generate(request)]
+    replica.close()
+    assert instruments.counters[("imagine_images", "test", "finished")] == 1
+    assert instruments.counters[("imagine_steps", "test")] >= 4
+
+
+def test_what_counts_drawings_records_and_sends_the_last_ones_at_its_end(
+    instruments: MemoryInstruments,
+) -> None:
+    sent: list[str] = []
+
+    class NotingTracer(NoTracer):
+        def close(self) -> None:
+            sent.append("the last")
+
+    telemetry = DrawingTelemetry(PacedInstruments(instruments, every_s=3600.0), NotingTracer())
+    with telemetry.attempt("a") as finished:
+        finished()
+    assert not instruments.counters
+    telemetry.close()
+    assert instruments.counters[("imagine_pool_attempts", "a", "finished")] == 1
+    assert sent == ["the last"]
 
 
 async def test_the_store_tells_what_it_holds(tmp_path: Path, instruments: MemoryInstruments) -> None:

@@ -7,6 +7,7 @@ import gzip
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +15,25 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
+from serve_app.api import build_app
+from serve_app.api.deps import get_service
 from serve_app.deployment import Replica
 from serve_app.errors import ConfigurationError, UnsupportedRequest
 from serve_app.fake_service import FakeImageService
+from serve_app.jobs.drawing import JobDrawing
+from serve_app.jobs.job import Job
+from serve_app.jobs.records import JobRecord
+from serve_app.jobs.turns import Turns
 from serve_app.metrics import NoInstruments
 from serve_app.request import GenerationRequest, ImageFormat, RequestDraft
 from serve_app.result import BatchShare, GeneratedImage, GenerationResult, StageSeconds
 from serve_app.settings import PoolSettings, Settings, StoreSettings
-from serve_app.telemetry import DrawingTelemetry
+from serve_app.store import PictureStore
+from serve_app.telemetry import DrawingTelemetry, HttpTelemetry, StoreTelemetry
 from serve_app.tracing import NoTracer, OpenTelemetryTracer, tracer_for
-from tests.unit.api.conftest import client_for
+from tests.unit.api.conftest import client_for, client_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -127,6 +136,51 @@ async def test_drafts_carry_the_trace_of_their_request(
     await service.jobs.close()
     carriers = sorted((draft.traceparent or "" for draft in service.drafts), reverse=True)
     assert carriers == ([header, header, ""] if carried else ["", "", ""])
+
+
+async def test_a_request_is_a_span_around_its_drawings_and_what_it_stores(
+    tmp_path: Path, exporter: InMemorySpanExporter
+) -> None:
+    tracer = OpenTelemetryTracer(exporter)
+    settings = Settings(store=StoreSettings(url=str(tmp_path)))
+    service = FakeImageService(settings, store_observer=StoreTelemetry(NoInstruments(), tracer))
+    app = build_app(settings, HttpTelemetry(NoInstruments(), tracer))
+    app.dependency_overrides[get_service] = lambda: service
+    async with client_of(app) as client:
+        called = await client.post(
+            "/api/text2image", json={"prompt": "a"}, headers={"traceparent": f"00-{TRACE}-{SPAN}-01"}
+        )
+        refused = await client.get("/imagine?prompt=a&width=7")
+        probed = await client.get("/health")
+    tracer.close()
+    assert [answer.status_code for answer in (called, refused, probed)] == [200, 422, 200]
+    stored, drawing, bad = exporter.get_finished_spans()
+    assert [stored.name, drawing.name, bad.name] == ["store", "POST /api/text2image", "GET /imagine"]
+    assert drawing.kind is SpanKind.SERVER
+    assert drawing.parent is not None
+    assert (f"{drawing.parent.trace_id:032x}", f"{drawing.parent.span_id:016x}") == (TRACE, SPAN)
+    assert stored.parent is not None
+    assert stored.parent.span_id == drawing.context.span_id
+    (draft,) = service.drafts
+    assert draft.traceparent == f"00-{TRACE}-{drawing.context.span_id:016x}-01"
+    assert (drawing.attributes or {})["http.response.status_code"] == 200
+    assert (bad.attributes or {})["http.response.status_code"] == 422
+    assert bad.parent is None
+
+
+async def test_what_a_job_stores_belongs_to_the_request_that_ordered_it(
+    service: FakeImageService, exporter: InMemorySpanExporter
+) -> None:
+    tracer = OpenTelemetryTracer(exporter)
+    pictures = PictureStore(service.settings.store, StoreTelemetry(NoInstruments(), tracer))
+    drawing = JobDrawing(service.settings, service, pictures, Turns(1, lambda: None))
+    draft = RequestDraft("a fox", traceparent=f"00-{TRACE}-{SPAN}-01")
+    job = Job(JobRecord(id=draft.request_id, draft=draft, created_at=time.time()), 10)
+    await asyncio.create_task(drawing.until_end(job))
+    tracer.close()
+    (stored,) = exporter.get_finished_spans()
+    assert stored.parent is not None
+    assert f"{stored.parent.span_id:016x}" == SPAN
 
 
 async def test_a_replica_notes_the_batches_of_its_pictures() -> None:

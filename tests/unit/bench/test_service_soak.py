@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bench.service_soak import ServiceSoak, SoakReading, process_checks
 from bench.service_traffic import Traffic
 from bench.soak_checks import Check
+from bench.soak_warm_up import ask_every_size
 from bench.whole_service import ProcessReading, http_client
 from serve_app.errors import GenerationFailed, QueueFull
 from serve_app.fake_service import FakeImageService
@@ -90,6 +93,24 @@ def test_growth_is_found_process_by_process() -> None:
     assert _failed(threads) == {"threads do not grow (raylet)"}
     memory = [[REPLICA, replace(RAYLET, rss_bytes=RAYLET.rss_bytes + n * 2**20)] for n in range(300)]
     assert _failed(memory) == {"memory does not grow (raylet)"}
+
+
+def test_threads_that_are_given_back_at_rest_are_no_leak() -> None:
+    loaded = [[REPLICA, replace(RAYLET, threads=20 + min(9, n // 20))] for n in range(290)]
+    assert _failed([*loaded, *[[REPLICA, RAYLET]] * 10]) == set()
+    assert _failed([*loaded, *[[REPLICA, replace(RAYLET, threads=29)]] * 10]) == {
+        "threads do not grow (raylet)"
+    }
+
+
+async def test_every_size_is_drawn_before_memory_is_watched(service: FakeImageService, url: str) -> None:
+    async with http_client(url, 30.0) as client:
+        await ask_every_size(client, (64, 128))
+        drawn = {(draft.width, draft.height, draft.num_images) for draft in service.drafts}
+        assert drawn == set(product((64, 128), (64, 128), (1, 2, 3, 4, 6, 8)))
+        service.failure = GenerationFailed("drawing failed")
+        with pytest.raises(httpx.HTTPStatusError):
+            await ask_every_size(client, (64,))
 
 
 def test_actors_that_come_go_or_are_restarted_are_found() -> None:
