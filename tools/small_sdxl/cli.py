@@ -100,7 +100,7 @@ def render(
     rng = random.Random(seed)
     pictures = []
     for _ in range(count):
-        scene = random_scene(rng, Mix(0.5, 0.1, 0.1))
+        scene = random_scene(rng)
         pictures.append(render_scene(scene, 256, 256))
         console.print(describe(scene, rng), markup=False)
     grid(pictures, columns).save(output)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("skia", exc_type=ImportError)  # its wheel wants the system's libGL and libEGL
 np = pytest.importorskip("numpy")
 
-from tools.small_sdxl.captions import COLOUR_WORDS, POSITION_WORDS, SUBJECT_WORDS, describe  # noqa: E402
+from tools.small_sdxl.captions import describe  # noqa: E402
 from tools.small_sdxl.drawing import render, render_small  # noqa: E402
 from tools.small_sdxl.scenes import (  # noqa: E402
     BACKGROUNDS,
@@ -25,6 +25,7 @@ from tools.small_sdxl.scenes import (  # noqa: E402
     random_scene,
 )
 from tools.small_sdxl.subjects import PAINTERS  # noqa: E402
+from tools.small_sdxl.words import COLOUR_WORDS, POSITION_WORDS, SUBJECT_WORDS  # noqa: E402
 
 
 def test_every_subject_can_be_drawn_and_has_a_colour_of_its_own() -> None:
