@@ -6,7 +6,9 @@ too, while version 4 would silently start afresh from what version 5 writes.
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,20 @@ def export(workspace: Workspace, folder: Path) -> int:
         },
     )
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def pack(model: Path, folder: Path, piece: int) -> list[Path]:
+    """Write a folder as a tar cut into pieces of so many bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        tar.add(model, arcname=model.name)
+    data = whole.getvalue()
+    paths = []
+    for k, start in enumerate(range(0, len(data), piece)):
+        paths.append(folder / f"small-sdxl.tar.{k:02}")
+        paths[-1].write_bytes(data[start : start + piece])
+    return paths
 
 
 def load_pipeline(folder: Path) -> diffusers.StableDiffusionXLPipeline:
