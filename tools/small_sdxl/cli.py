@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,16 +102,29 @@ def train(
 ) -> None:
     """Train from nothing, or go on from the checkpoints in the run's folder."""
     _set_threads(threads)
-    bars = Bars()
+    bars, wanted = Bars(), set(parts or Part)
     if device == "cuda":
         recipe = on_cuda(seconds or CUDA_SECONDS)
         torch.set_float32_matmul_precision("high")
     else:
         recipe = for_seconds(seconds) if seconds else ON_CPU
+    beside: subprocess.Popen[bytes] | None = None
     try:
-        Training(Workspace(run), recipe, torch.device(device), workers, bars).run(set(parts or Part))
+        if device == "cuda" and Part.VAE in wanted and Part.UNET in wanted:  # the VAE trains beside the UNet
+            helpers = workers // 4
+            Training(Workspace(run), recipe, torch.device(device), 0, bars).prepare(wanted)
+            own = sorted(wanted & {Part.VAE, Part.POLISH})
+            line = [sys.executable, "-m", "tools.small_sdxl", "train", *own, "--run", str(run), "--device", device]
+            line += ["--workers", str(helpers), "--seconds", str((seconds or CUDA_SECONDS) * 0.96)]
+            beside = subprocess.Popen(line)
+            wanted, workers = wanted - {Part.VAE, Part.POLISH}, workers - helpers
+        Training(Workspace(run), recipe, torch.device(device), workers, bars).run(wanted)
+        if beside is not None and beside.wait():
+            raise RuntimeError(f"training of the VAE ended with {beside.returncode}")
     finally:
         bars.progress.stop()
+        if beside is not None and beside.poll() is None:
+            beside.terminate()
 
 
 @app.command("export")
@@ -162,10 +177,11 @@ def draw_grid(
     side: int = 512,
     columns: int = 6,
     threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Draw prompts with the stock pipeline and put them on one sheet."""
     _set_threads(threads)
     lines = prompts.read_text().splitlines() if prompts else list(GRID_PROMPTS)
-    pictures = list(draw(load_pipeline(model), lines, steps, guidance, seed=seed, side=side))
+    pictures = list(draw(load_pipeline(model).to(device), lines, steps, guidance, seed=seed, side=side))
     sheet: Image.Image = grid(pictures, columns)
     sheet.save(output)

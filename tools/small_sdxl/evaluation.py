@@ -66,7 +66,7 @@ def adherence(
 def decibels(vae: Any, basis: Any, count: int = 24, seed: int = 99, side: int = 512) -> dict[str, float]:
     """Signal to noise of the VAE: decoder on exact latents, and encode-decode, over all kinds of scene."""
     rng = random.Random(seed)
-    mix = Mix(shapes=0.5, accessories=0.1, pairs=0.1)
+    mix = Mix()
     decoded, cycled = [], []
     for _ in range(count):
         full = render(random_scene(rng, mix), side, side).astype(np.float32) / 127.5 - 1

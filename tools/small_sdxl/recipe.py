@@ -41,7 +41,7 @@ def on_cuda(seconds: float) -> Recipe:
     """The recipe of a GPU: text encoders and UNet in these seconds, the VAE beside them in the same."""
     text = min(20.0, 0.08 * seconds)
     return Recipe(
-        text=TextSettings(ENDLESS, text, batch=2048),
+        text=TextSettings(ENDLESS, text, batch=1024),
         unet=UnetSettings(batch=512, steps=ENDLESS, seconds=seconds - text, warm_up=100, ema=0.999),
         vae={
             "low": VaeSettings("low", ENDLESS, batch=48, seconds=0.07 * seconds, ema=0.99),

@@ -99,10 +99,11 @@ def warm_up(
         for group in optimiser.param_groups:  # up for a tenth of the time, then down
             group["lr"] = settings.learning_rate * min(gone / 0.1 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(1.0, gone)))
         ids, truth = source(settings.batch)
-        by_state, by_pooled = reader(*encode_text(one, two, ids))
+        with torch.autocast("cuda", torch.bfloat16, enabled=ids.device.type == "cuda"):
+            by_state, by_pooled = reader(*encode_text(one, two, ids))
         loss = torch.stack(
             [
-                nn.functional.cross_entropy(scores, truth[:, k])
+                nn.functional.cross_entropy(scores.float(), truth[:, k])
                 for heads in (by_state, by_pooled)
                 for k, scores in enumerate(heads)
             ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -75,36 +73,19 @@ class Training:
 
     def prepare(self, parts: set[Part]) -> None:
         """What takes seconds and comes first: the tokenizer and the principal components."""
+        self.workspace.folder.mkdir(parents=True, exist_ok=True)
         if Part.TOKENIZER in parts and not self.workspace.tokenizer_folder.exists():
             save_tokenizer(train_tokenizer(), self.workspace.tokenizer_folder)
         if Part.BASIS in parts and not self.workspace.basis_file.exists():
             fit_basis().save(self.workspace.basis_file)
 
     def run(self, parts: set[Part]) -> None:
-        """Train the parts one after another; on CUDA the VAE in a process beside the others.
-
-        Processes are forked before CUDA starts, so nothing here may touch the device earlier.
-        """
-        self.workspace.folder.mkdir(parents=True, exist_ok=True)
+        """Train the parts one after another."""
         self.prepare(parts)
-        others = parts & {Part.TEXT, Part.UNET}
-        beside: BaseProcess | None = None
-        if self.roomy and Part.VAE in parts and others:
-            helpers = max(1, self.workers // 4)
-            beside = multiprocessing.get_context("fork").Process(
-                target=self._vae, args=(parts, helpers, self.workspace.folder / "vae.jsonl")
-            )
-            beside.start()
-            parts = parts - {Part.VAE, Part.POLISH}
-            self.workers = max(1, self.workers - helpers)
-        if others:
+        if parts & {Part.TEXT, Part.UNET}:
             self._text_and_unet(parts)
         if parts & {Part.VAE, Part.POLISH}:
             self._vae(parts, self.workers, self.workspace.folder / "vae.jsonl")
-        if beside is not None:
-            beside.join()
-            if beside.exitcode:
-                raise RuntimeError(f"training of the VAE ended with {beside.exitcode}")
 
     def _text_and_unet(self, parts: set[Part]) -> None:
         tokenizer, settings = self.workspace.tokenizer(), self.recipe.unet
