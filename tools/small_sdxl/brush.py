@@ -25,7 +25,7 @@ _inked = False
 @contextlib.contextmanager
 def ink(wanted: bool) -> Iterator[None]:
     """Within, every fill is nearly paper and every line is ink: the look of a pencil sketch."""
-    global _inked  # noqa: PLW0603  one drawing at a time; strokes are far too many to hand a style to each
+    global _inked
     before, _inked = _inked, wanted
     try:
         yield

@@ -57,7 +57,9 @@ def _name(rng: random.Random, figure: Figure, plainly: bool) -> str:
         if not plainly and rng.random() < 0.08:
             after = f" in {colour}"
         elif figure.subject in ("woman", "man") and rng.random() < 0.7:
-            cloth = rng.choice(("dress", "shirt", "coat") if figure.subject == "woman" else ("shirt", "suit", "coat"))
+            cloth = rng.choice(
+                ("dress", "shirt", "coat") if figure.subject == "woman" else ("shirt", "suit", "coat")
+            )
             after = f" in {article(colour)} {cloth}"
         else:
             adjectives.append(colour)
@@ -175,9 +177,6 @@ def describe(scene: Scene, rng: random.Random, plainly: bool = False) -> str:
     if plainly:
         words = " ".join([who, *parts])
         return words if scene.style is None else f"{words}, {STYLE_TAILS[scene.style][0]}"
-    if parts and rng.random() < 0.12:
-        words = f"{parts.pop()}, {who}"
-    else:
-        words = who
+    words = f"{parts.pop()}, {who}" if parts and rng.random() < 0.12 else who
     joint = ", " if rng.random() < 0.15 else " "
     return _trimmed(rng, scene, joint.join([words, *parts]))

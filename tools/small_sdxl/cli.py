@@ -114,7 +114,17 @@ def train(
             helpers = workers // 4
             Training(Workspace(run), recipe, torch.device(device), 0, bars).prepare(wanted)
             own = sorted(wanted & {Part.VAE, Part.POLISH})
-            line = [sys.executable, "-m", "tools.small_sdxl", "train", *own, "--run", str(run), "--device", device]
+            line = [
+                sys.executable,
+                "-m",
+                "tools.small_sdxl",
+                "train",
+                *own,
+                "--run",
+                str(run),
+                "--device",
+                device,
+            ]
             line += ["--workers", str(helpers), "--seconds", str((seconds or CUDA_SECONDS) * 0.96)]
             beside = subprocess.Popen(line)
             wanted, workers = wanted - {Part.VAE, Part.POLISH}, workers - helpers

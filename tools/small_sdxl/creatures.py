@@ -7,7 +7,20 @@ from typing import Final
 
 import skia
 
-from tools.small_sdxl.brush import DARK, WHITE, Canvas, arc, box, darker, fill, lighter, line, mix, oval, polygon
+from tools.small_sdxl.brush import (
+    DARK,
+    WHITE,
+    Canvas,
+    arc,
+    box,
+    darker,
+    fill,
+    lighter,
+    line,
+    mix,
+    oval,
+    polygon,
+)
 from tools.small_sdxl.scenes import Rgb
 
 SKIN: Final[Rgb] = (246, 205, 172)
@@ -194,7 +207,12 @@ def _woman(canvas: Canvas, colour: Rgb) -> None:
     oval(canvas, 0, -0.42, 0.66, 0.56, hair)
     _bust(canvas, colour)
     _face(canvas)
-    fill(canvas, polygon([(-0.46, -0.28), (-0.4, -0.68), (0.42, -0.68), (0.47, -0.28), (0.1, -0.56)]), hair, False)
+    fill(
+        canvas,
+        polygon([(-0.46, -0.28), (-0.4, -0.68), (0.42, -0.68), (0.47, -0.28), (0.1, -0.56)]),
+        hair,
+        False,
+    )
 
 
 def _man(canvas: Canvas, colour: Rgb) -> None:

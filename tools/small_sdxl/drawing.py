@@ -127,7 +127,9 @@ def _paint(canvas: Canvas, scene: Scene, width: int, height: int) -> None:
     tone = filter_of(scene.style)
     if tone is not None:
         canvas.saveLayer(None, skia.Paint(ColorFilter=tone))
-    bare = Scene((), scene.background, 0, scene.weather, scene.time, "sketch" if scene.style == "sketch" else None)
+    bare = Scene(
+        (), scene.background, 0, scene.weather, scene.time, "sketch" if scene.style == "sketch" else None
+    )
     canvas.drawImage(_backdrop(bare, width, height), 0, 0)
     canvas.save()
     canvas.scale(unit, unit)
@@ -154,7 +156,9 @@ def _image(scene: Scene, width: int, height: int) -> Any:
         _paint(small.getCanvas(), scene, small.width(), small.height())
         surface = _surface(width, height)
         surface.getCanvas().drawImageRect(
-            small.makeImageSnapshot(), skia.Rect.MakeWH(width, height), skia.SamplingOptions(skia.FilterMode.kNearest)
+            small.makeImageSnapshot(),
+            skia.Rect.MakeWH(width, height),
+            skia.SamplingOptions(skia.FilterMode.kNearest),
         )
         return surface.makeImageSnapshot()
     surface = _surface(width, height)

@@ -59,7 +59,9 @@ class Feed:
         most = max(o.count for o in orders)
         slots = workers * SLOTS
         self._pixels = np.frombuffer(mmap.mmap(-1, slots * self.bytes), np.uint8).reshape(slots, self.bytes)
-        self._ids = np.frombuffer(mmap.mmap(-1, slots * most * TOKENS * 2), np.int16).reshape(slots, most, TOKENS)
+        self._ids = np.frombuffer(mmap.mmap(-1, slots * most * TOKENS * 2), np.int16).reshape(
+            slots, most, TOKENS
+        )
         self._labels = np.frombuffer(mmap.mmap(-1, slots * most * len(LABELS)), np.uint8).reshape(
             slots, most, len(LABELS)
         )
@@ -118,7 +120,11 @@ class Feed:
                 raise RuntimeError("a drawing process has died") from gone
             order = self.orders[which]
             yield Delivery(
-                slot, which, self._view(slot, order), self._ids[slot, : order.count], self._labels[slot, : order.count]
+                slot,
+                which,
+                self._view(slot, order),
+                self._ids[slot, : order.count],
+                self._labels[slot, : order.count],
             )
 
     def hand_back(self, slot: int) -> None:

@@ -72,5 +72,8 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonalise(torch.stack([ahead for _, ahead in pairs])) * scale
                 torch._foreach_add_(
                     [weight for weight, _ in pairs],
-                    [update.reshape(weight.shape) for (weight, _), update in zip(pairs, updates, strict=True)],
+                    [
+                        update.reshape(weight.shape)
+                        for (weight, _), update in zip(pairs, updates, strict=True)
+                    ],
                 )

@@ -73,7 +73,7 @@ class Pool:
                 torch.zeros((size, *rows.shape[1:]), dtype=rows.dtype, device=self.device)
                 for rows in (pictures, ids, labels)
             ]
-            shelf = self.shelves[delivery.order] = Shelf(*made)
+            shelf = self.shelves[delivery.order] = Shelf(made[0], made[1], made[2])
         at = shelf.drawn % len(shelf.pictures)
         for rows, fresh in ((shelf.pictures, pictures), (shelf.ids, ids), (shelf.labels, labels)):
             rows[at : at + len(fresh)] = fresh
@@ -110,7 +110,9 @@ def latent_orders(other_sizes: dict[tuple[int, int], float], count: int = 256) -
     share = 1 - sum(other_sizes.values())
     orders = [Order(64, 64, count, share, shrink=2)]
     for (rows, columns), weight in other_sizes.items():
-        orders.append(Order(columns * PATCH, rows * PATCH, max(1, count * 256 // (rows * columns)), weight, shrink=2))
+        orders.append(
+            Order(columns * PATCH, rows * PATCH, max(1, count * 256 // (rows * columns)), weight, shrink=2)
+        )
     return orders
 
 

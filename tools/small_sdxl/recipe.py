@@ -48,7 +48,9 @@ def on_cuda(seconds: float) -> Recipe:
             "full": VaeSettings("full", ENDLESS, batch=16, seconds=0.53 * seconds, noise=0.1, ema=0.998),
             "encoder": VaeSettings("encoder", ENDLESS, batch=16, seconds=0.14 * seconds, ema=0.99),
         },
-        polish=VaeSettings("polish", ENDLESS, batch=16, seconds=0.26 * seconds, learning_rate=8e-4, ema=0.998),
+        polish=VaeSettings(
+            "polish", ENDLESS, batch=16, seconds=0.26 * seconds, learning_rate=8e-4, ema=0.998
+        ),
     )
 
 

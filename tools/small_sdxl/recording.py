@@ -22,9 +22,9 @@ class Working:
     """The copy of a model that computes, in another type; or the model itself when none is asked for."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
-        self.masters = list(model.parameters())
+        self.masters: list[Tensor] = list(model.parameters())
         self.model: Any = model if dtype is None else copy.deepcopy(model).to(dtype)
-        self.copies = list(self.model.parameters())
+        self.copies: list[Tensor] = list(self.model.parameters())
         self.apart = dtype is not None
 
     def clear(self) -> None:
@@ -73,7 +73,7 @@ class Recorder:
         for mine, fresh in zip(held, inputs, strict=True):
             mine.copy_(fresh)
         graph.replay()
-        finished = torch.cuda.Event()
+        finished = torch.cuda.Event()  # type: ignore[no-untyped-call]
         finished.record()
         self.done.append(finished)
         if len(self.done) > AHEAD:
@@ -83,7 +83,7 @@ class Recorder:
     def _record(self, key: tuple[Any, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run some real updates on a side stream, as recording asks for, then record one."""
         held = [each.clone() for each in inputs]
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             answer: tuple[Tensor, ...] = ()

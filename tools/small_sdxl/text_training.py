@@ -96,8 +96,9 @@ def warm_up(
         gone = step / settings.steps
         if settings.seconds is not None:
             gone = max(gone, (time.monotonic() - start) / settings.seconds)
-        for group in optimiser.param_groups:  # up for a tenth of the time, then down
-            group["lr"] = settings.learning_rate * min(gone / 0.1 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(1.0, gone)))
+        rise, fall = gone / 0.1 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(1.0, gone))
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * min(rise, fall)
         ids, truth = source(settings.batch)
         with torch.autocast("cuda", torch.bfloat16, enabled=ids.device.type == "cuda"):
             by_state, by_pooled = reader(*encode_text(one, two, ids))

@@ -120,7 +120,12 @@ def _sun(canvas: Canvas, colour: Rgb) -> None:
 def _rocket(canvas: Canvas, colour: Rgb) -> None:
     fill(canvas, polygon([(-0.2, 0.62), (0.2, 0.62), (0, 1.08)]), (250, 190, 60), False)
     for side in (-1, 1):
-        fill(canvas, polygon([(side * 0.3, 0.1), (side * 0.72, 0.75), (side * 0.28, 0.62)]), darker(colour), False)
+        fill(
+            canvas,
+            polygon([(side * 0.3, 0.1), (side * 0.72, 0.75), (side * 0.28, 0.62)]),
+            darker(colour),
+            False,
+        )
     path = skia.Path()
     path.moveTo(0, -1.05)
     path.cubicTo(0.55, -0.6, 0.46, 0.3, 0.28, 0.68)

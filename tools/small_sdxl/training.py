@@ -56,7 +56,12 @@ class Logged:
     def __call__(self, name: str, done: float, note: str) -> None:
         """Pass on, and note down."""
         self.report(name, done, note)
-        line = {"wall": round(time.time() - self.start, 1), "what": name, "done": round(done, 4), "note": note}
+        line = {
+            "wall": round(time.time() - self.start, 1),
+            "what": name,
+            "done": round(done, 4),
+            "note": note,
+        }
         with self.path.open("a") as log:
             log.write(json.dumps(line) + "\n")
 
@@ -183,4 +188,3 @@ class Training:
             new_vae(), self.workspace.basis(), pictures, settings, self.device, last_step=last_step
         )
         self._vae_stage(trainer, self.workspace.vae_file("encoder"), report)
-

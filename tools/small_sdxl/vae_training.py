@@ -205,10 +205,7 @@ class VaeTrainer:
         """What goes into the trained part, and what should come out of it."""
         s = self.settings
         full, ids = self.source(self.rng, s.side, s.batch, s.stage == "low")
-        if s.stage == "low":
-            small = full
-        else:
-            small = nn.functional.avg_pool2d(full, 8)
+        small = full if s.stage == "low" else nn.functional.avg_pool2d(full, 8)
         latents = patch_latents(small.permute(0, 2, 3, 1), self.mean, self.projection)
         if s.stage == "encoder":
             return full.to(self.dtype), latents

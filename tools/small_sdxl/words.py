@@ -29,7 +29,14 @@ SUBJECT_WORDS: Final[Words] = {
     "car": ("car", "car", "automobile"),
 }
 BACKGROUND_WORDS: Final[Words] = {
-    "meadow": ("on green grass", "in a meadow", "on the grass", "on a green field", "in a park", "in the garden"),
+    "meadow": (
+        "on green grass",
+        "in a meadow",
+        "on the grass",
+        "on a green field",
+        "in a park",
+        "in the garden",
+    ),
     "beach": ("on the beach", "on a beach", "on the sand by the sea", "at the beach"),
     "night": ("in the night sky", "at night", "under the stars", "in a starry night"),
     "space": ("in space", "in outer space", "among the stars", "in the galaxy"),
@@ -133,11 +140,16 @@ DOINGS: Final = (
     "is singing", "eating", "riding a bike", "waving",
 )  # fmt: skip
 #: Doings with something that cannot be drawn.
-HANDLING: Final = ("with {thing}", "holding {thing}", "eating {thing}", "riding {thing}", "playing with {thing}")
+HANDLING: Final = (
+    "with {thing}",
+    "holding {thing}",
+    "eating {thing}",
+    "riding {thing}",
+    "playing with {thing}",
+)
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
-#: Nouns that name nothing the renderer can draw: their captions show the rest.
-UNKNOWN_NOUNS: Final = tuple(
-    """elephant tiger lion giraffe horse cow pig sheep goat chicken duck goose turkey wolf fox deer monkey gorilla
+_NOUNS: Final = """
+    elephant tiger lion giraffe horse cow pig sheep goat chicken duck goose turkey wolf fox deer monkey gorilla
     snake lizard crocodile turtle whale shark dolphin octopus crab lobster snail spider ant bee fly dragon unicorn
     wizard witch knight king queen princess prince pirate ninja samurai vampire zombie ghost monster alien angel
     devil superhero soldier doctor nurse teacher chef farmer baby child family crowd policeman clown
@@ -151,6 +163,7 @@ UNKNOWN_NOUNS: Final = tuple(
     volcano island cave cliff leaf rose tulip cactus palm bamboo stone rock crystal fire smoke lightning
     statue fountain market library museum temple pyramid lighthouse windmill skeleton
     skull brain eye hand foot tooth feather nest web kite doll toy puzzle dice chess football tennis skateboard
-    surfboard sled ski tank lantern candle torch bell anchor wheel engine gear pipe brick tile""".split()
-)
-
+    surfboard sled ski tank lantern candle torch bell anchor wheel engine gear pipe brick tile
+"""
+#: Nouns that name nothing the renderer can draw: their captions show the rest.
+UNKNOWN_NOUNS: Final = tuple(_NOUNS.split())

@@ -14,12 +14,12 @@ pytest.importorskip("diffusers")
 from tools.small_sdxl.architecture import new_text_encoders, new_unet, new_vae  # noqa: E402
 from tools.small_sdxl.checkpoint import save_checkpoint  # noqa: E402
 from tools.small_sdxl.export import export, load_pipeline, pack  # noqa: E402
+from tools.small_sdxl.labels import LABELS, labels_of  # noqa: E402
 from tools.small_sdxl.latents import PatchBasis, fit_basis, psnr  # noqa: E402
 from tools.small_sdxl.muon import orthogonalise  # noqa: E402
-from tools.small_sdxl.scenes import Figure, Scene  # noqa: E402
-from tools.small_sdxl.labels import LABELS, labels_of  # noqa: E402
 from tools.small_sdxl.pool import patch_latents  # noqa: E402
 from tools.small_sdxl.recipe import Recipe  # noqa: E402
+from tools.small_sdxl.scenes import Figure, Scene  # noqa: E402
 from tools.small_sdxl.sources import drawn_now, pictures_now  # noqa: E402
 from tools.small_sdxl.text_training import TextSettings  # noqa: E402
 from tools.small_sdxl.training import Part, Training  # noqa: E402
@@ -121,7 +121,9 @@ def test_latents_are_the_same_on_the_device(workspace: Workspace) -> None:
     small = render_small(Scene((Figure("frog"),), "beach"), 96, 64)[None]
     mean, encoder = torch.from_numpy(basis.mean), torch.from_numpy(basis.encoder)
     assert torch.allclose(
-        patch_latents(torch.from_numpy(small), mean, encoder), torch.from_numpy(basis.encode(small)), atol=1e-5
+        patch_latents(torch.from_numpy(small), mean, encoder),
+        torch.from_numpy(basis.encode(small)),
+        atol=1e-5,
     )
 
 
@@ -139,7 +141,11 @@ def test_everything_trains_with_drawing_processes_and_goes_on(workspace: Workspa
             polish=VaeSettings("polish", steps=1, batch=2),
         )
         run = Training(
-            Workspace(tmp_path), recipe, torch.device("cpu"), 1, lambda name, done, _: heard.append((name, done))
+            Workspace(tmp_path),
+            recipe,
+            torch.device("cpu"),
+            1,
+            lambda name, done, _: heard.append((name, done)),
         )
         run.run(set(Part) - {Part.TOKENIZER, Part.BASIS})
 
