@@ -42,7 +42,7 @@ def on_cuda(seconds: float) -> Recipe:
     text = min(20.0, 0.08 * seconds)
     return Recipe(
         text=TextSettings(ENDLESS, text, batch=1024),
-        unet=UnetSettings(batch=512, steps=ENDLESS, seconds=seconds - text, warm_up=100, ema=0.999),
+        unet=UnetSettings(batch=384, steps=ENDLESS, seconds=seconds - text, warm_up=100, ema=0.999),
         vae={
             "low": VaeSettings("low", ENDLESS, batch=48, seconds=0.07 * seconds, ema=0.99),
             "full": VaeSettings("full", ENDLESS, batch=16, seconds=0.53 * seconds, noise=0.1, ema=0.998),
