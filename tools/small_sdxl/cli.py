@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from tools.small_sdxl.captions import describe
 from tools.small_sdxl.drawing import render as render_scene
 from tools.small_sdxl.evaluation import GRID_PROMPTS, draw, evaluate, grid
-from tools.small_sdxl.export import export, load_pipeline, pack
+from tools.small_sdxl.export import adopt, export, load_pipeline, pack
 from tools.small_sdxl.latents import fit_basis
 from tools.small_sdxl.recipe import ON_CPU, for_seconds, on_cuda
 from tools.small_sdxl.scenes import random_scene
@@ -99,9 +99,14 @@ def train(
     seconds: Annotated[
         float, typer.Option(help="Time for each of UNet and VAE; 0 follows the recipe's steps.")
     ] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="An exported model whose weights a new run starts from.")
+    ] = None,
 ) -> None:
     """Train from nothing, or go on from the checkpoints in the run's folder."""
     _set_threads(threads)
+    if init is not None and not Workspace(run).text_file.exists():
+        adopt(init, Workspace(run))
     bars, wanted = Bars(), set(parts or Part)
     if device == "cuda":
         recipe = on_cuda(seconds or CUDA_SECONDS)

@@ -147,17 +147,19 @@ class UnetTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        self.step, self.pictures, self.seconds = state["step"], state["pictures"], state["seconds"]
+        """Go on from ``state``; weights alone start a new plan."""
         self.unet.load_state_dict(state["unet"])
         self.average = [mean.to(self.device) for mean in state["average"]]
+        self.working.push()
+        if "optimisers" not in state:
+            return
+        self.step, self.pictures, self.seconds = state["step"], state["pictures"], state["seconds"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
             for group in optimiser.param_groups:
                 group["lr"] = self.rate if self.device.type == "cuda" else 0.0
                 if "capturable" in group:
                     group["capturable"] = self.device.type == "cuda"
-        self.working.push()
         self.rng.setstate(state["rng"])
         if state["device"] == self.device.type:
             self.noise.set_state(state["noise"])

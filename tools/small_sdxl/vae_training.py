@@ -161,8 +161,10 @@ class VaeTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state`` of the same stage."""
+        """Go on from ``state`` of the same stage; weights alone start it anew."""
         self.restore_weights(state)
+        if "optimisers" not in state:
+            return
         self.step, self.seconds = state["step"], state["seconds"]
         self.average = [mean.to(self.device) for mean in state["average"]]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -178,7 +180,8 @@ class VaeTrainer:
     def restore_weights(self, state: dict[str, Any]) -> None:
         """Start from what an earlier stage learned."""
         self.vae.load_state_dict(state["vae"])
-        self.trunk.head.load_state_dict(state["head"])
+        if "head" in state:  # it is thrown away in the end
+            self.trunk.head.load_state_dict(state["head"])
         self.average = [weight.detach().clone() for weight in self.weights]
         self.working.push()
 

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 
 from tools.small_sdxl.architecture import new_text_encoders, new_unet, new_vae  # noqa: E402
 from tools.small_sdxl.checkpoint import save_checkpoint  # noqa: E402
-from tools.small_sdxl.export import export, load_pipeline, pack  # noqa: E402
+from tools.small_sdxl.export import adopt, export, load_pipeline, pack  # noqa: E402
 from tools.small_sdxl.labels import LABELS, labels_of  # noqa: E402
 from tools.small_sdxl.latents import PatchBasis, fit_basis, psnr  # noqa: E402
 from tools.small_sdxl.muon import orthogonalise  # noqa: E402
@@ -185,3 +185,15 @@ def test_the_export_is_a_stock_pipeline(workspace: Workspace, tmp_path: Path) ->
     assert tokens == encode(workspace.tokenizer(), [words])[0]
     keys = json.loads((folder / "text_encoder" / "config.json").read_text())
     assert keys["model_type"] == "clip_text_model"
+    adopt(folder, Workspace(tmp_path / "next"))
+    again = Workspace(tmp_path / "next")
+    for name in ("conv_in.weight", "conv_out.bias"):
+        before, after = (made.unet().state_dict()[name] for made in (workspace, again))
+        assert torch.allclose(before, after, atol=1e-3)
+    trainer = UnetTrainer(
+        new_unet(),
+        again.text_encoders(),
+        drawn_now(again.tokenizer(), workspace.basis()),
+        UnetSettings(batch=1, steps=1, other_sizes={}),
+    )
+    assert [progress.step for progress in trainer.run(again.unet_file)] == [1]
