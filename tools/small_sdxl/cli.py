@@ -18,11 +18,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from tools.small_sdxl.captions import describe
 from tools.small_sdxl.drawing import render as render_scene
-from tools.small_sdxl.evaluation import GRID_PROMPTS, draw, evaluate, grid
+from tools.small_sdxl.evaluation import Evaluation
 from tools.small_sdxl.export import adopt, export, load_pipeline, pack
-from tools.small_sdxl.latents import fit_basis
 from tools.small_sdxl.recipe import ON_CPU, for_seconds, on_cuda
 from tools.small_sdxl.scenes import random_scene
+from tools.small_sdxl.sheets import GRID_PROMPTS, draw, grid
 from tools.small_sdxl.training import Part, Training
 from tools.small_sdxl.workspace import BUNDLED, DEFAULT_RUN, Workspace
 
@@ -166,14 +166,13 @@ def evaluate_model(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the numbers go.")] = Path(
         "tools/small_sdxl/results.json"
     ),
-    count: Annotated[int, typer.Option(min=8, help="Held-out combinations per measurement.")] = 120,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of each subject; other counts follow.")] = 4,
     threads: Threads = 0,
 ) -> None:
     """Measure an exported model and write the numbers as JSON."""
     _set_threads(threads)
-    results: dict[str, Any] = {"held_out_combinations": count}
-    basis = fit_basis()
-    for name, values in evaluate(load_pipeline(model), basis, count):
+    results: dict[str, Any] = {"pictures of each subject": each}
+    for name, values in Evaluation(model, each).run():
         results[name] = {key: round(value, 4) for key, value in values.items()}
         console.print(name, results[name])
         output.write_text(json.dumps(results, indent=2) + "\n")
@@ -197,6 +196,8 @@ def draw_grid(
     """Draw prompts with the stock pipeline and put them on one sheet."""
     _set_threads(threads)
     lines = prompts.read_text().splitlines() if prompts else list(GRID_PROMPTS)
-    pictures = list(draw(load_pipeline(model).to(device), lines, steps, guidance, seed=seed, side=side))
+    pictures = list(
+        draw(load_pipeline(model).to(device), lines, steps, guidance, seed=seed, width=side, height=side)
+    )
     sheet: Image.Image = grid(pictures, columns)
     sheet.save(output)
