@@ -97,7 +97,7 @@ def every_stencil() -> Stencils:
     return Stencils(
         tuple(names),
         pixels[:, :, :3],
-        pixels[:, :, 3:] / 255,
+        np.asarray(pixels[:, :, 3:] / 255, dtype=np.float32),
         np.array(heights, dtype=np.float32),
         np.array(widths, dtype=np.float32),
     )
