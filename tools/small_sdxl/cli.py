@@ -166,7 +166,7 @@ def evaluate_model(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the numbers go.")] = Path(
         "tools/small_sdxl/results.json"
     ),
-    each: Annotated[int, typer.Option(min=1, help="Pictures of each subject; other counts follow.")] = 4,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of each subject; other counts follow.")] = 3,
     threads: Threads = 0,
 ) -> None:
     """Measure an exported model and write the numbers as JSON."""

@@ -65,10 +65,12 @@ def test_a_seam_is_found_and_texture_is_none() -> None:
     true = render(Scene((), "plain blue"), 256, 128)
     noise = np.random.default_rng(0).normal(0, 6, true.shape)
     textured = np.clip(true + noise, 0, 255).astype(np.uint8)
-    assert seam(true, true) == 0
+    assert seam(true, true) == (0, 0)
     seamed = textured.astype(int)
     seamed[:, 96:] += 12
-    assert seam(np.clip(seamed, 0, 255).astype(np.uint8), true) > 3 * seam(textured, true)
+    inside, edge = seam(np.clip(seamed, 0, 255).astype(np.uint8), true)
+    assert inside > 3 * max(seam(textured, true))
+    assert edge < inside / 3
 
 
 def test_differences_are_of_pixels() -> None:
