@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import skia
@@ -15,6 +17,20 @@ Point = tuple[float, float]
 DARK: Final[Rgb] = (38, 38, 46)
 WHITE: Final[Rgb] = (252, 252, 252)
 OUTLINE: Final = 0.07
+INK: Final[Rgb] = (62, 60, 66)
+
+_inked = False
+
+
+@contextlib.contextmanager
+def ink(wanted: bool) -> Iterator[None]:
+    """Within, every fill is nearly paper and every line is ink: the look of a pencil sketch."""
+    global _inked
+    before, _inked = _inked, wanted
+    try:
+        yield
+    finally:
+        _inked = before
 
 
 def mix(colour: Rgb, other: Rgb, share: float) -> Rgb:
@@ -36,15 +52,41 @@ def lighter(colour: Rgb) -> Rgb:
     return mix(colour, WHITE, 0.55)
 
 
-def paint(colour: Rgb, stroke: float | None = None) -> Any:
-    """A filling paint, or a stroke of the given width."""
-    made = skia.Paint(Color=skia.Color(*colour), AntiAlias=True)
+def sketched(colour: Rgb) -> Rgb:
+    """What a sketch leaves of a fill: dark stays dark, everything else is nearly paper."""
+    light = round(0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2])
+    if light < 60:
+        return INK
+    gray = 205 + round(light * 0.18)
+    return (gray, gray, min(255, gray + 1))
+
+
+@functools.cache
+def _paint(colour: Rgb, stroke: float | None, shaded: bool, inked: bool) -> Any:
+    shown = colour
+    if inked:
+        shown = INK if stroke is not None else sketched(colour)
+    made = skia.Paint(Color=skia.Color(*shown), AntiAlias=True)
     if stroke is not None:
         made.setStyle(skia.Paint.kStroke_Style)
         made.setStrokeWidth(stroke)
         made.setStrokeJoin(skia.Paint.kRound_Join)
         made.setStrokeCap(skia.Paint.kRound_Cap)
+    elif shaded and not inked:
+        made.setShader(vertical(-1, 1, mix(colour, (255, 255, 255), 0.2), mix(colour, (0, 0, 0), 0.14)))
     return made
+
+
+def vertical(top: float, bottom: float, *colours: Rgb) -> Any:
+    """A shader that runs through colours from one height to another."""
+    ends = [skia.Point(0, top), skia.Point(0, bottom)]
+    shades = [sketched(colour) for colour in colours] if _inked else colours
+    return skia.GradientShader.MakeLinear(ends, [skia.Color(*colour) for colour in shades])
+
+
+def paint(colour: Rgb, stroke: float | None = None, shaded: bool = False) -> Any:
+    """A filling paint, a little lighter above than below when shaded, or a stroke of the given width."""
+    return _paint(colour, stroke, shaded, _inked)
 
 
 def polygon(points: Sequence[Point]) -> Any:
@@ -59,7 +101,7 @@ def polygon(points: Sequence[Point]) -> Any:
 
 def fill(canvas: Canvas, path: Any, colour: Rgb, outlined: bool = True) -> None:
     """Fill a path, by default with an outline in a darker shade."""
-    canvas.drawPath(path, paint(colour))
+    canvas.drawPath(path, paint(colour, shaded=outlined))
     if outlined:
         canvas.drawPath(path, paint(darker(colour), OUTLINE))
 
@@ -69,7 +111,7 @@ def oval(
 ) -> None:
     """An ellipse by its centre and radii."""
     bounds = skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry)
-    canvas.drawOval(bounds, paint(colour))
+    canvas.drawOval(bounds, paint(colour, shaded=outlined))
     if outlined:
         canvas.drawOval(bounds, paint(darker(colour), OUTLINE))
 
@@ -86,7 +128,7 @@ def box(
 ) -> None:
     """A rectangle, its corners rounded at will."""
     bounds = skia.Rect.MakeLTRB(x0, y0, x1, y1)
-    canvas.drawRoundRect(bounds, round_by, round_by, paint(colour))
+    canvas.drawRoundRect(bounds, round_by, round_by, paint(colour, shaded=outlined))
     if outlined:
         canvas.drawRoundRect(bounds, round_by, round_by, paint(darker(colour), OUTLINE))
 

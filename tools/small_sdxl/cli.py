@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from enum import StrEnum
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,30 +14,20 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tools.small_sdxl.architecture import new_text_encoders, new_unet, new_vae
 from tools.small_sdxl.captions import describe
-from tools.small_sdxl.checkpoint import load_checkpoint, save_checkpoint
-from tools.small_sdxl.denoising import LastStep
 from tools.small_sdxl.drawing import render as render_scene
-from tools.small_sdxl.evaluation import GRID_PROMPTS, draw, evaluate, grid
-from tools.small_sdxl.export import export, load_pipeline
-from tools.small_sdxl.latents import fit_basis
-from tools.small_sdxl.recipe import POLISH, TEXT_STEPS, UNET_STAGES, VAE_STAGES
-from tools.small_sdxl.scenes import Mix, random_scene
-from tools.small_sdxl.text_training import warm_up
-from tools.small_sdxl.unet_training import UnetTrainer
-from tools.small_sdxl.vae_training import VaeTrainer
-from tools.small_sdxl.vocabulary import save_tokenizer, train_tokenizer
+from tools.small_sdxl.evaluation import Evaluation
+from tools.small_sdxl.export import adopt, export, load_pipeline, pack
+from tools.small_sdxl.recipe import ON_CPU, for_seconds, on_cuda
+from tools.small_sdxl.scenes import random_scene
+from tools.small_sdxl.sheets import GRID_PROMPTS, draw, grid
+from tools.small_sdxl.training import Part, Training
 from tools.small_sdxl.workspace import BUNDLED, DEFAULT_RUN, Workspace
+
+#: How long a GPU trains when nothing is said.
+CUDA_SECONDS = 250.0
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Draw, train, export and judge the small SDXL."
@@ -51,37 +41,28 @@ ModelFolder = Annotated[Path, typer.Option("--model", help="An exported pipeline
 Threads = Annotated[int, typer.Option(help="CPU threads for torch; 0 leaves its default.")]
 
 
-class Part(StrEnum):
-    """What ``train`` can train, in the order in which it has to happen."""
+class Bars:
+    """A progress bar for each part that reports; without a terminal, a line now and then."""
 
-    TOKENIZER = "tokenizer"
-    BASIS = "basis"
-    TEXT = "text"
-    VAE = "vae"
-    UNET = "unet"
-    POLISH = "polish"
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>5.1f}%"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
+        self.printed: dict[str, float] = {}
 
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
-
-
-def _follow(name: str, total: int, notes: Iterable[tuple[int, str]]) -> None:
-    """Run through a training loop under a progress bar; without a terminal, print a line now and then."""
-    with _progress() as progress:
-        task = progress.add_task(name, total=total, note="")
-        for step, note in notes:
-            progress.update(task, completed=step, note=note)
-            if not console.is_terminal and step % 50 == 0:
-                console.print(f"{name} {step}/{total} {note}")
+    def __call__(self, name: str, done: float, note: str) -> None:
+        """Show how far a part is."""
+        if not console.is_terminal:
+            if done >= 1 or time.monotonic() - self.printed.get(name, -99.0) > 5:
+                self.printed[name] = time.monotonic()
+                print(f"{name} {done:.1%} {note}", flush=True)
+            return
+        if name not in self.tasks:
+            self.progress.start()
+            self.tasks[name] = self.progress.add_task(name, total=1.0, note="")
+        self.progress.update(self.tasks[name], completed=done, note=note)
 
 
 def _set_threads(threads: int) -> None:
@@ -100,68 +81,10 @@ def render(
     rng = random.Random(seed)
     pictures = []
     for _ in range(count):
-        scene = random_scene(rng, Mix(0.5, 0.1, 0.1))
+        scene = random_scene(rng)
         pictures.append(render_scene(scene, 256, 256))
         console.print(describe(scene, rng), markup=False)
     grid(pictures, columns).save(output)
-
-
-def _train_text(workspace: Workspace) -> None:
-    torch.manual_seed(1)
-    one, two = new_text_encoders()
-
-    def notes() -> Iterator[tuple[int, str]]:
-        for step, (loss, accuracy) in enumerate(warm_up(one, two, workspace.tokenizer(), TEXT_STEPS), 1):
-            yield step, f"loss {loss:.3f}, labels {accuracy:.1%}"
-
-    _follow("text encoders", TEXT_STEPS, notes())
-    save_checkpoint({"one": one.state_dict(), "two": two.state_dict()}, workspace.text_file)
-
-
-def _train_vae_stage(workspace: Workspace, trainer: VaeTrainer, before: Path | None) -> Path:
-    """Train one stage, starting from the weights of the one before; a finished stage is left as it is."""
-    stage = trainer.settings.stage
-    path = workspace.vae_file(stage)
-    if before is not None and not path.exists():
-        trainer.restore_weights(load_checkpoint(before) or {})
-
-    def notes() -> Iterator[tuple[int, str]]:
-        for step, loss, decibels in trainer.run(path):
-            yield step, f"loss {loss:.4f}, {decibels:.1f} dB"
-
-    _follow(f"VAE, {stage}", trainer.settings.steps, notes())
-    trainer.finish(path)
-    return path
-
-
-def _train_vae(workspace: Workspace) -> None:
-    torch.manual_seed(5)
-    vae, before = new_vae(), None
-    for settings in VAE_STAGES.values():
-        before = _train_vae_stage(workspace, VaeTrainer(vae, workspace.basis(), settings), before)
-
-
-def _polish(workspace: Workspace) -> None:
-    last_step = LastStep(workspace.unet(), workspace.text_encoders(), workspace.tokenizer())
-    trainer = VaeTrainer(new_vae(), workspace.basis(), POLISH, last_step=last_step)
-    _train_vae_stage(workspace, trainer, workspace.vae_file("encoder"))
-
-
-def _train_unet(workspace: Workspace, compiled: bool, steps: int) -> None:
-    torch.manual_seed(3)
-    unet = new_unet().to(memory_format=torch.channels_last)
-    text, tokenizer, basis = workspace.text_encoders(), workspace.tokenizer(), workspace.basis()
-    for name, planned in UNET_STAGES.items():
-        end = min(steps or planned.steps, planned.until or planned.steps)
-        settings = replace(planned, compile=compiled, until=end)
-        trainer = UnetTrainer(unet, text, tokenizer, basis, settings)
-
-        def notes(trainer: UnetTrainer = trainer) -> Iterator[tuple[int, str]]:
-            for at in trainer.run(workspace.unet_file):
-                bands = " ".join(f"t<{edge}:{loss:.3f}" for edge, loss in at.bands.items())
-                yield at.step, f"loss {at.loss:.3f} {bands} {at.pictures_per_second:.0f}/s"
-
-        _follow(f"UNet, {name}", end, notes())
 
 
 @app.command()
@@ -171,28 +94,52 @@ def train(
     ] = None,
     run: RunFolder = DEFAULT_RUN,
     threads: Threads = 0,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the UNet: slow to start, faster after.")
-    ] = False,
-    steps: Annotated[int, typer.Option(help="Stop the UNet at this step; 0 follows the recipe.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that draw; 0 draws in the trainer.")] = 0,
+    seconds: Annotated[
+        float, typer.Option(help="Time for each of UNet and VAE; 0 follows the recipe's steps.")
+    ] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="An exported model whose weights a new run starts from.")
+    ] = None,
 ) -> None:
     """Train from nothing, or go on from the checkpoints in the run's folder."""
     _set_threads(threads)
-    workspace = Workspace(run)
-    run.mkdir(parents=True, exist_ok=True)
-    wanted = set(parts or Part)
-    if Part.TOKENIZER in wanted and not workspace.tokenizer_folder.exists():
-        save_tokenizer(train_tokenizer(), workspace.tokenizer_folder)
-    if Part.BASIS in wanted and not workspace.basis_file.exists():
-        fit_basis().save(workspace.basis_file)
-    if Part.TEXT in wanted and not workspace.text_file.exists():
-        _train_text(workspace)
-    if Part.VAE in wanted:
-        _train_vae(workspace)
-    if Part.UNET in wanted:
-        _train_unet(workspace, compiled, steps)
-    if Part.POLISH in wanted:
-        _polish(workspace)
+    if init is not None and not Workspace(run).text_file.exists():
+        adopt(init, Workspace(run))
+    bars, wanted = Bars(), set(parts or Part)
+    if device == "cuda":
+        recipe = on_cuda(seconds or CUDA_SECONDS)
+        torch.set_float32_matmul_precision("high")
+    else:
+        recipe = for_seconds(seconds) if seconds else ON_CPU
+    beside: subprocess.Popen[bytes] | None = None
+    try:
+        if device == "cuda" and Part.VAE in wanted and Part.UNET in wanted:  # the VAE trains beside the UNet
+            helpers = workers // 4
+            Training(Workspace(run), recipe, torch.device(device), 0, bars).prepare(wanted)
+            own = sorted(wanted & {Part.VAE, Part.POLISH})
+            line = [
+                sys.executable,
+                "-m",
+                "tools.small_sdxl",
+                "train",
+                *own,
+                "--run",
+                str(run),
+                "--device",
+                device,
+            ]
+            line += ["--workers", str(helpers), "--seconds", str((seconds or CUDA_SECONDS) * 0.96)]
+            beside = subprocess.Popen(line)
+            wanted, workers = wanted - {Part.VAE, Part.POLISH}, workers - helpers
+        Training(Workspace(run), recipe, torch.device(device), workers, bars).run(wanted)
+        if beside is not None and beside.wait():
+            raise RuntimeError(f"training of the VAE ended with {beside.returncode}")
+    finally:
+        bars.progress.stop()
+        if beside is not None and beside.poll() is None:
+            beside.terminate()
 
 
 @app.command("export")
@@ -202,20 +149,30 @@ def export_model(run: RunFolder = DEFAULT_RUN, model: ModelFolder = BUNDLED) -> 
     console.print(f"{model}: {size / 1e6:.2f} MB")
 
 
+@app.command("pack")
+def pack_model(
+    model: ModelFolder = BUNDLED,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the pieces go.")] = Path("packed"),
+    piece: Annotated[int, typer.Option(help="Bytes of a piece at most.")] = 15_000_000,
+) -> None:
+    """Pack an exported model into pieces that are easy to move: cat small-sdxl.tar.* | tar x."""
+    for path in pack(model, output, piece):
+        console.print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
 @app.command("evaluate")
 def evaluate_model(
     model: ModelFolder = BUNDLED,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the numbers go.")] = Path(
         "tools/small_sdxl/results.json"
     ),
-    count: Annotated[int, typer.Option(min=8, help="Held-out combinations per measurement.")] = 120,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of each subject; other counts follow.")] = 3,
     threads: Threads = 0,
 ) -> None:
     """Measure an exported model and write the numbers as JSON."""
     _set_threads(threads)
-    results: dict[str, Any] = {"held_out_combinations": count}
-    basis = fit_basis()
-    for name, values in evaluate(load_pipeline(model), basis, count):
+    results: dict[str, Any] = {"pictures of each subject": each}
+    for name, values in Evaluation(model, each).run():
         results[name] = {key: round(value, 4) for key, value in values.items()}
         console.print(name, results[name])
         output.write_text(json.dumps(results, indent=2) + "\n")
@@ -234,10 +191,13 @@ def draw_grid(
     side: int = 512,
     columns: int = 6,
     threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Draw prompts with the stock pipeline and put them on one sheet."""
     _set_threads(threads)
     lines = prompts.read_text().splitlines() if prompts else list(GRID_PROMPTS)
-    pictures = list(draw(load_pipeline(model), lines, steps, guidance, seed=seed, side=side))
+    pictures = list(
+        draw(load_pipeline(model).to(device), lines, steps, guidance, seed=seed, width=side, height=side)
+    )
     sheet: Image.Image = grid(pictures, columns)
     sheet.save(output)

@@ -6,13 +6,16 @@ too, while version 4 would silently start afresh from what version 5 writes.
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
 
 from tools.small_sdxl.architecture import (
@@ -23,11 +26,15 @@ from tools.small_sdxl.architecture import (
     VOCABULARY,
     TextShape,
     new_scheduler,
+    new_text_encoders,
+    new_unet,
 )
+from tools.small_sdxl.checkpoint import save_checkpoint
 from tools.small_sdxl.vocabulary import save_tokenizer
 from tools.small_sdxl.workspace import Workspace
 
 FORMAT = {"format": "pt"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 #: The oldest diffusers the folder is checked with; its version goes into the configurations.
 WRITTEN_FOR = "0.35.0"
 
@@ -94,7 +101,7 @@ def export(workspace: Workspace, folder: Path) -> int:
         save_file(_halves(model, "text_model."), folder / name / "model.safetensors", FORMAT)
     for name, module, class_name in (("unet", unet, "UNet2DConditionModel"), ("vae", vae, "AutoencoderKL")):
         _write_json(folder / name / "config.json", _diffusers_config(module, class_name))
-        save_file(_halves(module), folder / name / "diffusion_pytorch_model.safetensors", FORMAT)
+        save_file(_halves(module), folder / name / WEIGHTS, FORMAT)
     scheduler = _diffusers_config(new_scheduler(), "EulerDiscreteScheduler")
     # For who draws with DDIM, which would otherwise clip latents as if they were pixels.
     _write_json(folder / "scheduler" / "scheduler_config.json", {**scheduler, "clip_sample": False})
@@ -118,6 +125,45 @@ def export(workspace: Workspace, folder: Path) -> int:
         },
     )
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def pack(model: Path, folder: Path, piece: int) -> list[Path]:
+    """Write a folder as a tar cut into pieces of so many bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        tar.add(model, arcname=model.name)
+    data = whole.getvalue()
+    paths = []
+    for k, start in enumerate(range(0, len(data), piece)):
+        paths.append(folder / f"small-sdxl.tar.{k:02}")
+        paths[-1].write_bytes(data[start : start + piece])
+    return paths
+
+
+def adopt(model: Path, workspace: Workspace) -> None:
+    """Make a run that goes on from an exported model: its weights, with fresh optimisers."""
+    one, two = new_text_encoders()
+    for encoder, name in ((one, "text_encoder"), (two, "text_encoder_2")):
+        held = load_file(model / name / "model.safetensors")
+        known = encoder.state_dict()
+        encoder.load_state_dict(
+            {
+                key if key in known else key.removeprefix("text_model."): value.float()
+                for key, value in held.items()
+            }
+        )
+    save_checkpoint({"one": one.state_dict(), "two": two.state_dict()}, workspace.text_file)
+    unet, vae = (
+        {key: value.float() for key, value in load_file(model / name / WEIGHTS).items()}
+        for name in ("unet", "vae")
+    )
+    names = [name for name, _ in new_unet().named_parameters()]
+    save_checkpoint({"step": 0, "unet": unet, "average": [unet[name] for name in names]}, workspace.unet_file)
+    save_checkpoint({"vae": vae}, workspace.vae_file("encoder"))
+    save_tokenizer(
+        Tokenizer.from_file(str(model / "tokenizer" / "tokenizer.json")), workspace.tokenizer_folder
+    )
 
 
 def load_pipeline(folder: Path) -> diffusers.StableDiffusionXLPipeline:

@@ -1,110 +1,157 @@
-"""Tells from the pixels alone what a picture shows: background, position, colour, subject.
+"""Tells from the pixels alone what a picture shows: background, light, weather, and each figure.
 
 It works by synthesis: draw what it could be, and take what fits best. The background is the one that most of
-the border matches; what differs from it is the figure; its centre gives the position, its middle colour the
-colour; the subject is the drawing that, put at the same place in that colour, differs least. The judge
-knows nothing of the caption. Its own error is measured on true drawings (``judge_error``).
+the border matches; what differs from it, and is no shadow on it, is the figure; its box gives position and
+size; subject, colour and accessory are those of the stencil that, stretched to the same box, differs least.
+The judge knows nothing of the caption. Its own error is measured on true drawings (``judge_error``).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import skia
 from scipy import ndimage
 
 from tools.small_sdxl.drawing import render, render_small
-from tools.small_sdxl.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SUBJECTS, Scene
-from tools.small_sdxl.subjects import PAINTERS
+from tools.small_sdxl.scenes import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    OUTDOORS,
+    SCENERY,
+    STYLES,
+    SUBJECTS,
+    TIMES,
+    WEATHERS,
+    Scene,
+)
+from tools.small_sdxl.stencils import CELL, Floats, Stencils, resized, stencils
 
-Floats = npt.NDArray[np.float32]
+Picture = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+#: The short side of what the judge looks at.
 SIDE: Final = 64
 ASPECTS: Final = ("subject", "colour", "background", "position")
 #: How far from the background a pixel of the figure is (of 255, Euclidean).
 APART: Final = 48.0
+#: The colour that a shadow darkens to, and the most that it does.
+SHADE: Final = np.array((20.0, 20.0, 40.0), dtype=np.float32)
+DARKEST: Final = 0.36
+#: Less of ``APART`` is enough for what is joined to a figure; gaps of this many pixels are bridged.
+FAINT: Final = 0.7
+BRIDGE: Final = 2
+#: The background of a scene that names none.
+UNNAMED: Final = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees."""
+    """What the judge sees of a figure and its background."""
 
     subject: str
     colour: str
     background: str
     position: str
+    size: str = "medium"
+    accessory: str | None = None
 
 
-def shrink(picture: npt.NDArray[np.uint8]) -> Floats:
-    """Average a square picture down to 64x64."""
-    step = picture.shape[0] // SIDE
-    cut = picture[: SIDE * step, : SIDE * step].astype(np.float32)
-    mean: Floats = cut.reshape(SIDE, step, SIDE, step, 3).mean(axis=(1, 3))
+def shrink(picture: Picture) -> Floats:
+    """Average a picture down until its short side has 64 pixels."""
+    step = min(picture.shape[:2]) // SIDE
+    rows, columns = picture.shape[0] // step, picture.shape[1] // step
+    cut = picture[: rows * step, : columns * step].astype(np.float32)
+    mean: Floats = cut.reshape(rows, step, columns, step, 3).mean(axis=(1, 3))
     return mean
 
 
 @functools.cache
-def _backdrops() -> dict[str, Floats]:
-    return {name: (render_small(Scene((), name), SIDE, SIDE) + 1) * 127.5 for name in BACKGROUNDS}
+def _backdrop(scene: Scene, width: int, height: int) -> Floats:
+    return np.asarray((render_small(scene, width, height) + 1) * 127.5, dtype=np.float32)
+
+
+def _bare(name: str) -> Scene:
+    return Scene((), name or None)
+
+
+#: All that can be behind the figures when nothing is said of light, weather and style.
+CLEAR: Final = tuple(_bare(name) for name in (*BACKGROUNDS, UNNAMED))
 
 
 @functools.cache
-def _stencil(subject: str, colour: str) -> tuple[Floats, Floats]:
-    """A subject alone at 128x128, in its own frame (radius 48): colours (0 to 255) and coverage (0 to 1)."""
-    surface = skia.Surface(128, 128)
-    canvas = surface.getCanvas()
-    canvas.clear(skia.ColorTRANSPARENT)
-    canvas.translate(64, 64)
-    canvas.scale(48, 48)
-    PAINTERS[subject](canvas, COLOURS[colour])
-    pixels = surface.toarray(colorType=skia.kRGBA_8888_ColorType).astype(np.float32)
-    alpha = pixels[:, :, 3:] / 255
-    return pixels[:, :, :3], alpha
+def airs() -> tuple[Scene, ...]:
+    """Each background that is scenery, in every light, weather and style that it can have."""
+    changed = [
+        Scene((), name, 0, weather, time)
+        for name in OUTDOORS
+        for time in (None, *TIMES)
+        for weather in (None, *WEATHERS)
+    ]
+    still = [Scene((), name) for name in SCENERY if name not in OUTDOORS]
+    styled = [Scene((), name, style=style) for name in SCENERY for style in STYLES]
+    return (*changed, *still, *styled)
 
 
-@functools.cache
-def _framed(subject: str, colour: str, rows: int, columns: int) -> tuple[Floats, Floats]:
-    """The stencil cut to its box and scaled to the given box."""
-    paint, alpha = _stencil(subject, colour)
-    inside = np.argwhere(alpha[:, :, 0] > 0.3)
-    (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0) + 1
-    cut = np.concatenate([paint, alpha * 255], axis=2)[top:bottom, left:right]
-    zoomed = ndimage.zoom(cut, (rows / cut.shape[0], columns / cut.shape[1], 1), order=1)
-    return zoomed[:, :, :3], zoomed[:, :, 3:] / 255
-
-
-def _background(small: Floats) -> str:
-    edge = np.ones((SIDE, SIDE), dtype=bool)
+def behind(small: Floats, among: Sequence[Scene] = CLEAR) -> Scene:
+    """The empty scene that fits the border of a shrunk picture best."""
+    height, width = small.shape[:2]
+    edge = np.ones((height, width), dtype=bool)
     edge[10:-10, 10:-10] = False
-    errors = {
-        name: float(np.median(np.linalg.norm(small - drop, axis=2)[edge]))
-        + 0.5 * float(np.mean(np.minimum(np.linalg.norm(small - drop, axis=2)[edge], 80)))
-        for name, drop in _backdrops().items()
-    }
-    return min(errors, key=errors.__getitem__)
+    seen = small[edge]
+
+    def error(scene: Scene) -> float:
+        apart = np.linalg.norm(seen - _backdrop(scene, width, height)[edge], axis=1)
+        return float(np.median(apart)) + 0.5 * float(np.mean(np.minimum(apart, 80)))
+
+    return min(among, key=error)
 
 
-def _mask(small: Floats, backdrop: Floats) -> npt.NDArray[np.bool_]:
-    """The figure: the largest solid part that differs from the background, with the thin parts joined to it."""
-    apart = np.linalg.norm(small - backdrop, axis=2)
+def _shadow(small: Floats, backdrop: Floats) -> Mask:
+    """Where the background is only darkened, as by a shadow."""
+    towards = SHADE - backdrop
+    share = ((small - backdrop) * towards).sum(axis=2) / np.maximum(1, (towards**2).sum(axis=2))
+    rest = np.linalg.norm(small - backdrop - share[:, :, None] * towards, axis=2)
+    return np.asarray((share > 0) & (share < DARKEST) & (rest < 24))
+
+
+def _differs(small: Floats, backdrop: Floats, limit: float) -> Mask:
+    """What is no background and no shadow on it."""
+    return np.asarray((np.linalg.norm(small - backdrop, axis=2) > limit) & ~_shadow(small, backdrop))
+
+
+def _figure(small: Floats, backdrop: Floats, where: Mask | None = None) -> Mask:
+    """The largest figure, its holes filled, and what is joined to it or nearly touches it."""
+    allowed = np.ones(small.shape[:2], dtype=bool) if where is None else where
     for limit in (APART, APART / 2, APART / 4):
-        differs = apart > limit
-        parts, count = ndimage.label(ndimage.binary_opening(differs))
-        if count:
-            sizes = ndimage.sum_labels(differs, parts, range(1, count + 1))
-            if sizes.max() >= 25:
-                solid = parts == 1 + int(np.argmax(sizes))
-                return np.asarray(ndimage.binary_propagation(solid, mask=differs))
-    return np.ones((SIDE, SIDE), dtype=bool)
+        parts, count = ndimage.label(ndimage.binary_opening(_differs(small, backdrop, limit)) & allowed)
+        sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+        if count and sizes.max() >= 25:
+            solid = parts == 1 + int(np.argmax(sizes))
+            faint = (_differs(small, backdrop, limit * FAINT) & allowed) | solid
+            bridged = ndimage.binary_closing(np.pad(faint, 2 * BRIDGE), iterations=BRIDGE)
+            bridged = bridged[2 * BRIDGE : -2 * BRIDGE, 2 * BRIDGE : -2 * BRIDGE]
+            joined = ndimage.binary_propagation(solid, mask=bridged | solid) & faint
+            return np.asarray(ndimage.binary_fill_holes(joined))
+    return allowed
 
 
-def _position(mask: npt.NDArray[np.bool_]) -> str:
-    rows, columns = np.nonzero(mask)
-    x = (columns.min() + columns.max() + 1) / 2 / SIDE - 0.5
-    y = (rows.min() + rows.max() + 1) / 2 / SIDE - 0.52
+def count_figures(picture: Picture) -> int:
+    """How many separate things stand before the background."""
+    small = shrink(picture)
+    backdrop = _backdrop(behind(small), small.shape[1], small.shape[0])
+    solid = ndimage.binary_opening(_differs(small, backdrop, APART))
+    parts, _ = ndimage.label(ndimage.binary_closing(solid, iterations=BRIDGE))
+    return int((np.bincount(parts.ravel())[1:] >= 40).sum())
+
+
+def _position(box: tuple[int, int, int, int], height: int, width: int) -> str:
+    top, bottom, left, right = box
+    x, y = (left + right) / 2 / width - 0.5, (top + bottom) / 2 / height - 0.52
     if max(abs(x), abs(y)) < 0.085:
         return "centre"
     if abs(x) > abs(y):
@@ -112,76 +159,125 @@ def _position(mask: npt.NDArray[np.bool_]) -> str:
     return "top" if y < 0 else "bottom"
 
 
-def _nearest_colour(rgb: Floats) -> str:
-    distances = {name: float(np.linalg.norm(rgb - np.array(value))) for name, value in COLOURS.items()}
-    return min(distances, key=distances.__getitem__)
+def _best(
+    small: Floats, backdrop: Floats, figure: Mask, candidates: Stencils
+) -> tuple[tuple[str, str, str | None], float, tuple[int, int, int, int]]:
+    """The stencil that explains a figure best, the figure's radius (of the short side), and its box."""
+    rows, columns = np.nonzero(figure)
+    top, bottom = int(rows.min()), int(rows.max()) + 1
+    left, right = int(columns.min()), int(columns.max()) + 1
+    seen, behind_it, inside = (
+        resized(np.ascontiguousarray(each[top:bottom, left:right]), CELL, CELL).reshape(CELL * CELL, -1)
+        for each in (small, backdrop, figure[:, :, None].astype(np.float32))
+    )
+    guesses = candidates.paint + behind_it * (1 - candidates.coverage)
+    apart = np.minimum(np.sqrt(((guesses - seen) ** 2).sum(axis=2)), 200).mean(axis=1)
+    outline = np.abs(candidates.coverage - inside)[:, :, 0].mean(axis=1)
+    ratio = np.log((bottom - top) / (right - left)) - np.log(candidates.height / candidates.width)
+    best = int(np.argmin(apart / 100 + outline + 0.8 * np.minimum(np.abs(ratio), 1)))
+    radius = ((bottom - top) / candidates.height[best] + (right - left) / candidates.width[best]) / 2
+    return candidates.names[best], float(radius) / min(small.shape[:2]), (top, bottom, left, right)
 
 
-def _colour(small: Floats, mask: npt.NDArray[np.bool_]) -> str:
-    inner = ndimage.binary_erosion(mask, iterations=2)
-    if inner.sum() < 12:
-        inner = mask
-    return _nearest_colour(np.median(small[inner], axis=0).astype(np.float32))
+def _verdict(small: Floats, name: str, figure: Mask, candidates: Stencils) -> Verdict:
+    height, width = small.shape[:2]
+    backdrop = _backdrop(_bare(name), width, height)
+    (subject, colour, accessory), radius, box = _best(small, backdrop, figure, candidates)
+    size = "small" if radius < 0.2 else "large" if radius > 0.31 else "medium"
+    return Verdict(subject, colour, name, _position(box, height, width), size, accessory)
 
 
-def _subject(
-    small: Floats, mask: npt.NDArray[np.bool_], backdrop: Floats, colour: str, among: tuple[str, ...]
-) -> str:
-    filled = ndimage.binary_fill_holes(mask)
-    rows, columns = np.nonzero(filled)
-    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-    errors = {}
-    for subject in among:
-        paint, alpha = _framed(subject, colour, int(bottom - top), int(right - left))
-        guess = backdrop.copy()
-        box = guess[top:bottom, left:right]
-        guess[top:bottom, left:right] = box * (1 - alpha) + paint * alpha
-        margin = slice(max(0, top - 2), bottom + 2), slice(max(0, left - 2), right + 2)
-        seen, drawn = filled[margin], np.linalg.norm((guess - backdrop)[margin], axis=2) > APART / 2
-        overlap = float((seen & drawn).sum() / max(1, (seen | drawn).sum()))
-        pixels = float(np.mean(np.minimum(np.linalg.norm((guess - small)[margin], axis=2), 200)))
-        errors[subject] = pixels / 100 + (1 - overlap)
-    return min(errors, key=errors.__getitem__)
-
-
-def judge(picture: npt.NDArray[np.uint8], among: tuple[str, ...] = SUBJECTS) -> Verdict:
-    """Say what a square picture of one figure shows.
+def judge(picture: Picture, among: tuple[str, ...] = SUBJECTS, accessories: bool = False) -> Verdict:
+    """Say what a picture of one figure shows.
 
     Args:
-        picture: (side, side, 3), RGB; the side a multiple of 64.
+        picture: (height, width, 3), RGB; the short side a multiple of 64.
         among: The subjects to choose from.
+        accessories: Whether the figure may wear something.
     """
     small = shrink(picture)
-    background = _background(small)
-    backdrop = _backdrops()[background]
-    mask = _mask(small, backdrop)
-    colour = _colour(small, mask)
-    return Verdict(_subject(small, mask, backdrop, colour, among), colour, background, _position(mask))
+    name = behind(small).background or UNNAMED
+    figure = _figure(small, _backdrop(_bare(name), small.shape[1], small.shape[0]))
+    return _verdict(small, name, figure, stencils(among, (None, *ACCESSORIES) if accessories else (None,)))
+
+
+def judge_pair(picture: Picture, relation: str = "beside") -> tuple[Verdict, Verdict]:
+    """Say what two figures are, left and right of the middle, or above and below it."""
+    small = shrink(picture)
+    name = behind(small).background or UNNAMED
+    backdrop = _backdrop(_bare(name), small.shape[1], small.shape[0])
+    first = np.zeros(small.shape[:2], dtype=bool)
+    if relation == "beside":
+        first[:, : small.shape[1] // 2] = True
+    else:
+        first[: small.shape[0] // 2] = True
+    candidates = stencils(SUBJECTS, (None,))
+    one, two = (
+        _verdict(small, name, _figure(small, backdrop, where), candidates) for where in (first, ~first)
+    )
+    return one, two
+
+
+def truths(scene: Scene) -> list[Verdict]:
+    """What a perfect judge would say of each figure of a scene."""
+    return [
+        Verdict(
+            figure.subject,
+            figure.shown_colour,
+            scene.background or UNNAMED,
+            figure.position or "centre",
+            figure.size or "medium",
+            figure.accessory,
+        )
+        for figure in scene.figures
+    ]
 
 
 def truth(scene: Scene) -> Verdict:
     """What a perfect judge would say of a scene of one figure."""
-    figure = scene.figures[0]
-    return Verdict(figure.subject, figure.shown_colour, scene.background or "", figure.position or "centre")
+    return truths(scene)[0]
 
 
 def score(
-    pictures: list[npt.NDArray[np.uint8]], scenes: list[Scene], among: tuple[str, ...] = SUBJECTS
+    pictures: Sequence[Picture],
+    scenes: Sequence[Scene],
+    among: tuple[str, ...] = SUBJECTS,
+    aspects: tuple[str, ...] = ASPECTS,
 ) -> dict[str, float]:
-    """The share of pictures that is right, for each aspect and for all together."""
-    pairs = [(judge(picture, among), truth(scene)) for picture, scene in zip(pictures, scenes, strict=True)]
-    shares = {
-        aspect: float(np.mean([getattr(seen, aspect) == getattr(right, aspect) for seen, right in pairs]))
-        for aspect in ASPECTS
-    }
-    shares["all"] = float(np.mean([seen == right for seen, right in pairs]))
-    return shares
+    """The share of pictures of one figure that is right, for each aspect and for all together."""
+    judged = [
+        (judge(picture, among, "accessory" in aspects), truth(scene))
+        for picture, scene in zip(pictures, scenes, strict=True)
+    ]
+    right = np.array([[getattr(a, aspect) == getattr(b, aspect) for aspect in aspects] for a, b in judged])
+    shares = {aspect: float(column.mean()) for aspect, column in zip(aspects, right.T, strict=True)}
+    return {**shares, "all": float(right.all(axis=1).mean())}
 
 
-def judge_error(scenes: list[Scene], among: tuple[str, ...] = SUBJECTS) -> dict[str, float]:
+def score_pairs(pictures: Sequence[Picture], scenes: Sequence[Scene]) -> dict[str, float]:
+    """The share of figures in pictures of two that is right, and of pictures where both subjects are."""
+    subject, colour, both = [], [], []
+    for picture, scene in zip(pictures, scenes, strict=True):
+        seen = judge_pair(picture, scene.relation or "beside")
+        right = [a.subject == b.subject for a, b in zip(seen, truths(scene), strict=True)]
+        colour += [a.colour == b.colour for a, b in zip(seen, truths(scene), strict=True)]
+        subject += right
+        both.append(all(right))
+    return {
+        "subject": float(np.mean(subject)), "colour": float(np.mean(colour)), "both subjects": float(np.mean(both))
+    }  # fmt: skip
+
+
+def score_air(pictures: Sequence[Picture], scenes: Sequence[Scene]) -> dict[str, float]:
+    """The share of pictures whose light, weather and style are right."""
+    seen = [behind(shrink(picture), airs()) for picture in pictures]
+    return {
+        aspect: float(np.mean([getattr(a, aspect) == getattr(b, aspect) for a, b in zip(seen, scenes, strict=True)]))
+        for aspect in ("background", "time", "weather", "style")
+    }  # fmt: skip
+
+
+def judge_error(scenes: Sequence[Scene], among: tuple[str, ...] = SUBJECTS) -> dict[str, float]:
     """How often the judge is wrong on true drawings of the scenes."""
     right = score([render(scene, 512, 512) for scene in scenes], scenes, among)
     return {aspect: 1 - share for aspect, share in right.items()}
-
-
-__all__ = ["ASPECTS", "POSITIONS", "SHAPES", "Verdict", "judge", "judge_error", "score", "shrink", "truth"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tools.small_sdxl.architecture import LATENT_CHANNELS
 from tools.small_sdxl.drawing import render_small
-from tools.small_sdxl.scenes import Mix, random_scene
+from tools.small_sdxl.scenes import random_scene
 
 Floats = npt.NDArray[np.float32]
 PATCH = 4
@@ -71,7 +71,7 @@ class PatchBasis:
 def fit_basis(pictures: int = 2000, seed: int = 7) -> PatchBasis:
     """Fit the components on freshly drawn pictures; all kinds of scene, so that faces count too."""
     rng = random.Random(seed)
-    drawn = np.stack([render_small(random_scene(rng, Mix(0.45, 0.1, 0.1))) for _ in range(pictures)])
+    drawn = np.stack([render_small(random_scene(rng)) for _ in range(pictures)])
     patches = to_patches(drawn).reshape(-1, PATCH * PATCH * 3).astype(np.float64)
     mean = patches.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov((patches - mean).T))

@@ -39,10 +39,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Updates scaled to the size that AdamW's would have, so that one learning rate serves both."""
+    """Updates scaled to the size that AdamW's would have, so that one learning rate serves both.
+
+    The rate may be a tensor on the weights' device, as a recorded CUDA graph needs it.
+    """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+        self, params: Iterable[Tensor], lr: float | Tensor, momentum: float = 0.95, weight_decay: float = 0.01
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -50,19 +53,27 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Apply one update."""
         for group in self.param_groups:
+            rate, decay = group["lr"], 1 - group["lr"] * group["weight_decay"]
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            for weight in weights:
+                if "momentum" not in self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+            momenta = [self.state[weight]["momentum"] for weight in weights]
+            gradients = [weight.grad for weight in weights]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             shapes: defaultdict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["momentum"], group["momentum"]).reshape(weight.shape[0], -1)
-                shapes[(ahead.shape[0], ahead.shape[1])].append((weight, ahead))
+            for weight, ahead in zip(
+                weights, torch._foreach_lerp(gradients, momenta, group["momentum"]), strict=True
+            ):
+                shapes[(len(ahead), ahead[0].numel())].append((weight, ahead.reshape(len(ahead), -1)))
+            torch._foreach_mul_(weights, decay)
             for (rows, columns), pairs in shapes.items():
-                size = 0.2 * max(rows, columns) ** 0.5
-                updates = orthogonalise(torch.stack([ahead for _, ahead in pairs]))
-                for (weight, _), update in zip(pairs, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * size)
+                scale = -rate * (0.2 * max(rows, columns) ** 0.5)
+                updates = orthogonalise(torch.stack([ahead for _, ahead in pairs])) * scale
+                torch._foreach_add_(
+                    [weight for weight, _ in pairs],
+                    [
+                        update.reshape(weight.shape)
+                        for (weight, _), update in zip(pairs, updates, strict=True)
+                    ],
+                )

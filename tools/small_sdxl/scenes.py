@@ -30,9 +30,11 @@ COLOURS: Final[dict[str, Rgb]] = {
 }
 
 SHAPES: Final = ("circle", "square", "triangle", "star", "heart", "diamond")
-ANIMALS: Final = ("cat", "dog", "panda", "bear", "rabbit", "frog", "fish")
-PEOPLE: Final = ("astronaut", "robot")
-THINGS: Final = ("house", "tree", "flower", "boat", "car", "mushroom", "umbrella", "moon", "sun")
+ANIMALS: Final = ("cat", "dog", "panda", "bear", "rabbit", "frog", "fish", "bird", "butterfly")
+PEOPLE: Final = ("astronaut", "robot", "woman", "man")
+THINGS: Final = (
+    "house", "tree", "flower", "boat", "car", "mushroom", "umbrella", "moon", "sun", "rocket", "castle", "apple",
+)  # fmt: skip
 SUBJECTS: Final = SHAPES + ANIMALS + PEOPLE + THINGS
 
 #: The colour a subject has when none is said.
@@ -61,18 +63,38 @@ OWN_COLOUR: Final[dict[str, str]] = {
     "umbrella": "purple",
     "moon": "yellow",
     "sun": "yellow",
+    "bird": "blue",
+    "butterfly": "orange",
+    "woman": "red",
+    "man": "blue",
+    "rocket": "white",
+    "castle": "gray",
+    "apple": "red",
 }
 #: Subjects whose colour is part of what they are: no other is ever said.
 FIXED_COLOUR: Final = frozenset({"panda", "sun"})
-#: Who can wear something on the head.
-WEARERS: Final = frozenset({"cat", "dog", "panda", "bear", "rabbit", "frog", "astronaut", "robot"})
-ACCESSORIES: Final = ("headphones", "hat")
+#: Who can wear something.
+WEARERS: Final = frozenset(
+    {"cat", "dog", "panda", "bear", "rabbit", "frog", "astronaut", "robot", "woman", "man"}
+)
+ACCESSORIES: Final = ("headphones", "hat", "crown", "scarf", "sunglasses")
 
-SCENERY: Final = ("meadow", "beach", "night", "snow", "city", "sea", "desert", "room")
+SCENERY: Final = (
+    "meadow", "beach", "night", "space", "lunar", "snow", "city", "sea", "underwater", "desert", "room", "forest",
+    "mountains",
+)  # fmt: skip
+#: Scenery whose light and weather can change.
+OUTDOORS: Final = ("meadow", "beach", "snow", "city", "sea", "desert", "forest", "mountains")
+#: Scenery without a ground to throw a shadow on.
+FLOATING: Final = frozenset({"night", "space", "sea", "underwater"})
 PLAIN: Final = tuple(f"plain {name}" for name in COLOURS)
 BACKGROUNDS: Final = SCENERY + PLAIN
 POSITIONS: Final = ("centre", "left", "right", "top", "bottom")
 SIZES: Final = ("small", "medium", "large")
+RELATIONS: Final = ("beside", "above", "front")
+WEATHERS: Final = ("rain", "snowfall", "clouds", "rainbow")
+TIMES: Final = ("sunset", "dawn", "night")
+STYLES: Final = ("black and white", "sepia", "pastel", "pixel art", "sketch")
 
 
 @dataclass(frozen=True)
@@ -93,20 +115,31 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that decides a picture: the figures, the background, and the seed of its small variations."""
+    """All that decides a picture: the figures, the background, and the seed of its small variations.
+
+    Without figures it is a background alone; ``unknown`` then says whether its caption names something that
+    cannot be drawn.
+    """
 
     figures: tuple[Figure, ...]
     background: str | None = None
     seed: int = 0
+    weather: str | None = None
+    time: str | None = None
+    style: str | None = None
+    relation: str | None = None
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
 class Mix:
     """How often each kind of scene is drawn (the rest are single subjects that are no shapes)."""
 
-    shapes: float = 0.65
-    accessories: float = 0.05
-    pairs: float = 0.05
+    shapes: float = 0.2
+    accessories: float = 0.14
+    pairs: float = 0.2
+    empty: float = 0.06
+    atmosphere: float = 0.3
 
 
 def clashes(figure: Figure, background: str | None) -> bool:
@@ -131,7 +164,7 @@ def _background(rng: random.Random) -> str | None:
     pick = rng.random()
     if pick < 0.55:
         return rng.choice(SCENERY)
-    return rng.choice(PLAIN) if pick < 0.93 else None
+    return rng.choice(PLAIN) if pick < 0.85 else None
 
 
 def _figure(rng: random.Random, subject: str, accessory: str | None = None) -> Figure:
@@ -144,27 +177,51 @@ def _figure(rng: random.Random, subject: str, accessory: str | None = None) -> F
     return Figure(subject, colour, position, size, accessory)
 
 
+def _said_colour(rng: random.Random, subject: str) -> str | None:
+    return None if subject in FIXED_COLOUR or rng.random() < 0.3 else rng.choice(tuple(COLOURS))
+
+
+def _pair(rng: random.Random) -> tuple[str, tuple[Figure, ...]]:
+    """Two figures and how they stand to each other; now and then two of a kind."""
+    relation = rng.choices(RELATIONS, (0.7, 0.15, 0.15))[0]
+    first, second = (rng.choice(SUBJECTS if rng.random() < 0.8 else SHAPES) for _ in range(2))
+    sides = {"beside": ("left", "right"), "above": ("top", "bottom"), "front": (None, None)}[relation]
+    colours = [_said_colour(rng, first), _said_colour(rng, second)]
+    if relation == "beside" and rng.random() < 0.1:
+        second, colours[1] = first, colours[0]
+    names = zip((first, second), colours, sides, strict=True)
+    return relation, tuple(Figure(name, colour, side) for name, colour, side in names)
+
+
 def _propose(rng: random.Random, mix: Mix) -> Scene:
     background = _background(rng)
+    relation, unknown = None, False
+    figures: tuple[Figure, ...]
     pick = rng.random()
     if pick < mix.pairs:
-        first, second = (rng.choice(SUBJECTS if rng.random() < 0.5 else SHAPES) for _ in range(2))
-        figures = tuple(
-            Figure(
-                name,
-                None if name in FIXED_COLOUR or rng.random() < 0.25 else rng.choice(tuple(COLOURS)),
-                side,
-            )
-            for name, side in ((first, "left"), (second, "right"))
-        )
+        relation, figures = _pair(rng)
     elif pick < mix.pairs + mix.accessories:
         wearer = rng.choice([name for name in SUBJECTS if name in WEARERS])
         figures = (_figure(rng, wearer, rng.choice(ACCESSORIES)),)
-    elif pick < mix.pairs + mix.accessories + mix.shapes:
+    elif pick < mix.pairs + mix.accessories + mix.empty:
+        figures, unknown = (), rng.random() < 0.7
+    elif pick < mix.pairs + mix.accessories + mix.empty + mix.shapes:
         figures = (_figure(rng, rng.choice(SHAPES)),)
     else:
         figures = (_figure(rng, rng.choice(ANIMALS + PEOPLE + THINGS)),)
-    return Scene(figures, background, rng.getrandbits(31))
+    weather = time = style = None
+    if rng.random() < mix.atmosphere:
+        if background in OUTDOORS or background is None:
+            kind = rng.random()
+            if kind < 0.55:
+                time = rng.choice(TIMES if background else ("sunset", "dawn"))
+            if kind > 0.45:
+                weather = rng.choice(WEATHERS)
+        if rng.random() < 0.35:
+            style = rng.choice(STYLES)
+    if not figures and not unknown and background is None and weather is None and time is None:
+        background = rng.choice(BACKGROUNDS)
+    return Scene(figures, background, rng.getrandbits(31), weather, time, style, relation, unknown)
 
 
 def random_scene(rng: random.Random, mix: Mix | None = None) -> Scene:

@@ -1,15 +1,17 @@
 """Warms the text encoders up on the renderer's own labels, before any picture is learned.
 
 What the UNet will see of a caption, its hidden states and its pooled embedding, has to tell every label
-(subject, colour, position, size, accessory, background; of both figures). Without this a small UNet
+(subject, colour, position, size, accessory, background, light; of both figures). Without this a small UNet
 ignores its text for thousands of steps.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator
-from typing import Final
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
@@ -17,46 +19,22 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tools.small_sdxl.captions import describe
-from tools.small_sdxl.scenes import (
-    ACCESSORIES,
-    BACKGROUNDS,
-    COLOURS,
-    POSITIONS,
-    SIZES,
-    SUBJECTS,
-    Mix,
-    Scene,
-    random_scene,
-)
+from tools.small_sdxl.labels import LABELS, labels_of
+from tools.small_sdxl.scenes import Mix, random_scene
 from tools.small_sdxl.vocabulary import encode
 
-LABELS: Final[dict[str, tuple[str, ...]]] = {
-    "subject": SUBJECTS,
-    "colour": ("", *COLOURS),
-    "position": ("", *POSITIONS),
-    "size": ("", *SIZES),
-    "accessory": ("", *ACCESSORIES),
-    "background": ("", *BACKGROUNDS),
-    "second subject": ("", *SUBJECTS),
-    "second colour": ("", *COLOURS),
-}
+#: Token ids and labels of a batch of captions.
+Source = Callable[[int], tuple[Tensor, Tensor]]
 
 
-def labels_of(scene: Scene) -> list[int]:
-    """The index of each label of a scene, in the order of ``LABELS``."""
-    first, *rest = scene.figures
-    second = rest[0] if rest else None
-    values = (
-        first.subject,
-        first.colour or "",
-        first.position or "",
-        first.size or "",
-        first.accessory or "",
-        scene.background or "",
-        second.subject if second else "",
-        (second.colour or "") if second else "",
-    )
-    return [names.index(value) for names, value in zip(LABELS.values(), values, strict=True)]
+@dataclass(frozen=True)
+class TextSettings:
+    """How the text encoders are warmed up."""
+
+    steps: int = 900
+    seconds: float | None = None
+    batch: int = 96
+    learning_rate: float = 2e-3
 
 
 def encode_text(one: CLIPTextModel, two: CLIPTextModelWithProjection, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,32 +63,48 @@ class LabelReader(nn.Module):
         return by_state, [head(pooled) for head in self.from_pooled]
 
 
+def fresh_captions(tokenizer: Tokenizer, mix: Mix | None = None, seed: int = 23) -> Source:
+    """Captions written on the spot, with their labels."""
+    rng = random.Random(seed)
+
+    def source(count: int) -> tuple[Tensor, Tensor]:
+        scenes = [random_scene(rng, mix) for _ in range(count)]
+        rows = encode(tokenizer, [describe(scene, rng) for scene in scenes])
+        longest = max(row.index(row[-1]) for row in rows) + 4  # the rest is padding: causal, so cheap to skip
+        return torch.tensor(rows)[:, :longest], torch.tensor([labels_of(scene) for scene in scenes])
+
+    return source
+
+
 def warm_up(
     one: CLIPTextModel,
     two: CLIPTextModelWithProjection,
-    tokenizer: Tokenizer,
-    steps: int,
-    batch: int = 96,
+    source: Source,
+    settings: TextSettings,
+    device: torch.device | None = None,
     seed: int = 23,
-) -> Iterator[tuple[float, float]]:
-    """Train both encoders in place, yielding (loss, accuracy) of every step."""
+) -> Iterator[tuple[int, float, float]]:
+    """Train both encoders in place, yielding (step, loss, accuracy): of every step, on CUDA of every tenth."""
     torch.manual_seed(seed)
-    rng = random.Random(seed)
-    mix = Mix(shapes=0.35, accessories=0.15, pairs=0.25)
     reader = LabelReader(192, 128)
+    for model in (one, two, reader):
+        model.to(device)
     parameters = [*one.parameters(), *two.parameters(), *reader.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    for _ in range(steps):
-        scenes = [random_scene(rng, mix) for _ in range(batch)]
-        rows = encode(tokenizer, [describe(scene, rng) for scene in scenes])
-        longest = max(row.index(row[-1]) for row in rows) + 4  # the rest is padding: causal, so cheap to skip
-        ids = torch.tensor(rows)[:, :longest]
-        truth = torch.tensor([labels_of(scene) for scene in scenes])
-        by_state, by_pooled = reader(*encode_text(one, two, ids))
+    optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01, fused=True)
+    start = time.monotonic()
+    for step in range(1, settings.steps + 1):
+        gone = step / settings.steps
+        if settings.seconds is not None:
+            gone = max(gone, (time.monotonic() - start) / settings.seconds)
+        rise, fall = gone / 0.1 + 0.02, 0.5 + 0.5 * math.cos(math.pi * min(1.0, gone))
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * min(rise, fall)
+        ids, truth = source(settings.batch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=ids.device.type == "cuda"):
+            by_state, by_pooled = reader(*encode_text(one, two, ids))
         loss = torch.stack(
             [
-                nn.functional.cross_entropy(scores, truth[:, k])
+                nn.functional.cross_entropy(scores.float(), truth[:, k])
                 for heads in (by_state, by_pooled)
                 for k, scores in enumerate(heads)
             ]
@@ -119,6 +113,10 @@ def warm_up(
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        schedule.step()
-        right = torch.stack([scores.argmax(-1) == truth[:, k] for k, scores in enumerate(by_state)]).float()
-        yield loss.item(), right.mean().item()
+        if step % 10 == 0 or gone >= 1 or ids.device.type == "cpu":
+            right = [scores.argmax(-1) == truth[:, k] for k, scores in enumerate(by_state)]
+            yield step, loss.item(), torch.stack(right).float().mean().item()
+        if gone >= 1:
+            break
+    for model in (one, two):
+        model.to("cpu")

@@ -18,31 +18,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from tools.small_sdxl.architecture import VAE
-from tools.small_sdxl.captions import describe
 from tools.small_sdxl.checkpoint import load_checkpoint, save_checkpoint
 from tools.small_sdxl.denoising import LastStep
-from tools.small_sdxl.drawing import render, render_small
 from tools.small_sdxl.latents import PatchBasis
 from tools.small_sdxl.muon import Muon
-from tools.small_sdxl.scenes import Mix, random_scene
+from tools.small_sdxl.pool import patch_latents
+from tools.small_sdxl.recording import Recorder, Working
+from tools.small_sdxl.sources import PictureSource
 
 Stage = Literal["low", "high", "full", "polish", "encoder"]
 
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """How one stage of the VAE is trained."""
+    """How one stage of the VAE is trained; the learning rate falls over ``steps`` or ``seconds``."""
 
     stage: Stage
     steps: int
     batch: int
     side: int = 512
+    seconds: float | None = None
     learning_rate: float = 2e-3
     warm_up: int = 50
     noise: float = 0.08
@@ -88,16 +88,25 @@ class VaeTrainer:
         self,
         vae: AutoencoderKL,
         basis: PatchBasis,
+        source: PictureSource,
         settings: VaeSettings,
+        device: torch.device | None = None,
         seed: int = 5,
         last_step: LastStep | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self.last_step = last_step
-        self.vae, self.basis, self.settings = vae, basis, settings
-        self.trunk = DecoderTrunk(vae)
+        self.device = device or torch.device("cpu")
+        self.last_step, self.source, self.settings = last_step, source, settings
+        self.mean = torch.from_numpy(basis.mean).to(self.device)
+        self.projection = torch.from_numpy(basis.encoder).to(self.device)
+        self.vae = vae.eval().to(self.device)
+        self.trunk = DecoderTrunk(vae).to(self.device)
+        on_cuda = self.device.type == "cuda"
+        self.dtype = torch.bfloat16 if on_cuda else torch.float32
+        trained: nn.Module = vae.encoder if settings.stage == "encoder" else self.trunk
+        self.working = Working(trained, torch.bfloat16 if on_cuda else None)
         self.rng = random.Random(seed)
-        self.noise = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator(self.device).manual_seed(seed)
         self.step = 0
         self.seconds = 0.0
         decoder: Any = vae.decoder
@@ -123,14 +132,18 @@ class VaeTrainer:
         matrices = [w for w in self.weights if settings.muon and w.ndim >= 2 and id(w) not in outer]
         chosen = {id(w) for w in matrices}
         others = [w for w in self.weights if id(w) not in chosen]
+        self.rate = torch.zeros((), device=self.device)
+        self.keep = torch.zeros((), device=self.device)
+        rate: Any = self.rate if on_cuda else 0.0
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                others, lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True
+                others, lr=rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True, capturable=on_cuda
             )
         ]
         if matrices:
-            self.optimisers.append(Muon(matrices, lr=settings.learning_rate))
+            self.optimisers.append(Muon(matrices, lr=rate))
         self.average = [weight.detach().clone() for weight in self.weights]
+        self.update = Recorder(self._update, on_cuda)
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on."""
@@ -144,99 +157,124 @@ class VaeTrainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "rng": self.rng.getstate(),
             "noise": self.noise.get_state(),
+            "device": self.device.type,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from ``state`` of the same stage."""
-        self.vae.load_state_dict(state["vae"])
-        self.trunk.head.load_state_dict(state["head"])
-        self.step, self.seconds, self.average = state["step"], state["seconds"], state["average"]
+        """Go on from ``state`` of the same stage; weights alone start it anew."""
+        self.restore_weights(state)
+        if "optimisers" not in state:
+            return
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.average = [mean.to(self.device) for mean in state["average"]]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate if self.device.type == "cuda" else 0.0
+                if "capturable" in group:
+                    group["capturable"] = self.device.type == "cuda"
         self.rng.setstate(state["rng"])
-        self.noise.set_state(state["noise"])
+        if state["device"] == self.device.type:
+            self.noise.set_state(state["noise"])
 
     def restore_weights(self, state: dict[str, Any]) -> None:
         """Start from what an earlier stage learned."""
         self.vae.load_state_dict(state["vae"])
-        self.trunk.head.load_state_dict(state["head"])
+        if "head" in state:  # it is thrown away in the end
+            self.trunk.head.load_state_dict(state["head"])
         self.average = [weight.detach().clone() for weight in self.weights]
+        self.working.push()
 
     def finish(self, path: Path) -> None:
-        """Put the averaged weights into the model, and save it so."""
+        """Put the average in place of the weights, and save that as the stage's result."""
         with torch.no_grad():
             for weight, mean in zip(self.weights, self.average, strict=True):
                 weight.copy_(mean)
         save_checkpoint(self.state(), path)
 
-    def learning_rate(self) -> float:
-        """Warm-up, then a cosine to a twentieth."""
+    def gone(self) -> float:
+        """The share of the stage that is done."""
         s = self.settings
-        if self.step < s.warm_up:
-            return s.learning_rate * (self.step + 1) / s.warm_up
-        gone = min(1.0, self.step / s.steps)
-        return s.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * gone)))
+        by_time = 0.0 if s.seconds is None else self.seconds / s.seconds
+        return min(1.0, max(self.step / s.steps, by_time))
 
-    def batch(self) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        """Fresh pictures: at full size, at an eighth, their latents and their captions."""
-        side, mix = self.settings.side, Mix(shapes=0.4, accessories=0.12, pairs=0.12)
-        scenes = [random_scene(self.rng, mix) for _ in range(self.settings.batch)]
-        if self.settings.stage == "low":  # the full size is not looked at, and costs more to draw
-            full = small = np.stack([render_small(scene, side // 8, side // 8) for scene in scenes])
-        else:
-            full = np.stack([render(scene, side, side) for scene in scenes]).astype(np.float32) / 127.5 - 1
-            small = full.reshape(len(full), side // 8, 8, side // 8, 8, 3).mean(axis=(2, 4))
-        latents = torch.from_numpy(self.basis.encode(small))
-        as_planes = [torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))) for x in (full, small)]
-        return as_planes[0], as_planes[1], latents, [describe(scene, self.rng) for scene in scenes]
+    def learning_rate(self) -> float:
+        """Warm-up, then a cosine down to a twentieth."""
+        s = self.settings
+        low = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.gone()))
+        return s.learning_rate * min(low, (self.step + 1) / s.warm_up)
 
-    def loss(self) -> tuple[Tensor, float]:
-        """The loss of one batch, and its signal to noise in dB (of pictures, or of latents)."""
-        full, small, latents, captions = self.batch()
-        stage = self.settings.stage
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What goes into the trained part, and what should come out of it."""
+        s = self.settings
+        full, ids = self.source(self.rng, s.side, s.batch, s.stage == "low")
+        small = full if s.stage == "low" else nn.functional.avg_pool2d(full, 8)
+        latents = patch_latents(small.permute(0, 2, 3, 1), self.mean, self.projection)
+        if s.stage == "encoder":
+            return full.to(self.dtype), latents
+        # Half of the batch is decoded from latents as noisy as the UNet's own.
+        spread = torch.rand(len(latents), 1, 1, 1, generator=self.noise, device=self.device) * s.noise
+        spread[::2] = 0
+        noise = torch.randn(latents.shape, generator=self.noise, device=self.device)
+        noisy = latents + spread * noise
+        if self.last_step is not None:
+            noisy[1::2] = self.last_step(latents[1::2], ids[1::2], self.noise)
+        return noisy.to(self.dtype), small if s.stage == "low" else full
+
+    def _update(self, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward, backward, optimisers and average; answers the loss and the clean half's squared error."""
+        stage, model = self.settings.stage, self.working.model
         if stage == "encoder":
-            moments = self.vae.encoder(full)
-            answer, target = moments[:, : latents.shape[1]], latents
+            answer = model(given)[:, : target.shape[1]]
+        elif stage == "low":
+            answer = model(given)
         else:
-            # Half of the batch is decoded from latents as noisy as the UNet's own.
-            spread = torch.rand(len(latents), 1, 1, 1, generator=self.noise) * self.settings.noise
-            spread[::2] = 0
-            noisy = latents + spread * torch.randn(latents.shape, generator=self.noise)
-            if self.last_step is not None:
-                noisy[1::2] = self.last_step(latents[1::2], captions[1::2], self.noise)
-            if stage == "low":
-                answer, target = self.trunk(noisy), small
-            else:
-                with torch.set_grad_enabled(stage != "high"):
-                    features = self.trunk.features(noisy)
-                answer, target = self.trunk.sharpen(features), full
-        error = (answer - target).square().mean()
-        clean = (answer[::2] - target[::2]).square().mean().item()
-        peak = 1.0 if stage == "encoder" else 4.0
-        return error + 0.1 * (answer - target).abs().mean(), 10 * math.log10(peak / clean)
+            with torch.set_grad_enabled(stage != "high"):
+                features = model.features(given)
+            answer = model.sharpen(features)
+        away = answer.float() - target
+        self.working.clear()
+        loss = away.square().mean() + 0.1 * away.abs().mean()
+        torch.autograd.backward(loss)
+        self.working.pull()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        with torch.no_grad():
+            lag = torch._foreach_sub([w.detach() for w in self.weights], self.average)
+            torch._foreach_mul_(lag, 1 - self.keep)
+            torch._foreach_add_(self.average, lag)
+        self.working.push()
+        return loss.detach(), away.detach()[::2].square().mean()
 
-    def run(self, path: Path, save_every: float = 120.0) -> Iterator[tuple[int, float, float]]:
-        """Train to the last step, yielding (step, loss, dB); goes on from ``path`` when it exists."""
+    def run(
+        self, path: Path, save_every: float = 120.0, report_every: float = 2.0
+    ) -> Iterator[tuple[int, float, float]]:
+        """Train to the last step, yielding (step, loss, dB); goes on from ``path`` when it exists.
+
+        Reports every step, on CUDA every few seconds.
+        """
         saved = load_checkpoint(path)
         if saved is not None:
             self.restore(saved)
-        last_save = time.monotonic()
-        while self.step < self.settings.steps:
-            start = time.monotonic()
-            loss, decibels = self.loss()
-            for optimiser in self.optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = self.learning_rate()
-                optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.weights, 1.0)
-            for optimiser in self.optimisers:
-                optimiser.step()
+        at_start, start = self.seconds, time.monotonic()
+        saved_at = reported = start
+        peak = 1.0 if self.settings.stage == "encoder" else 4.0
+        while self.gone() < 1:
+            self.rate.fill_(self.learning_rate())
+            self.keep.fill_(min(self.settings.ema, (1 + self.step) / (10 + self.step)))
+            if self.device.type != "cuda":
+                for optimiser in self.optimisers:
+                    for group in optimiser.param_groups:
+                        group["lr"] = float(self.rate)
+            loss, clean = self.update(*self.inputs())
             self.step += 1
-            keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - keep)
-            self.seconds += time.monotonic() - start
-            if time.monotonic() - last_save > save_every or self.step == self.settings.steps:
+            now = time.monotonic()
+            self.seconds = at_start + now - start
+            if self.device.type == "cuda" and now - reported < report_every and self.gone() < 1:
+                continue
+            reported = now
+            if now - saved_at > save_every or self.gone() >= 1:
                 save_checkpoint(self.state(), path)
-                last_save = time.monotonic()
-            yield self.step, loss.item(), decibels
+                saved_at = time.monotonic()
+            yield self.step, loss.item(), 10 * math.log10(peak / max(1e-12, clean.item()))

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from tools.small_sdxl.architecture import TOKENS, VOCABULARY
 from tools.small_sdxl.captions import describe
-from tools.small_sdxl.scenes import Mix, random_scene
+from tools.small_sdxl.scenes import random_scene
 
 START: Final = "<|startoftext|>"
 END: Final = "<|endoftext|>"
@@ -37,7 +37,7 @@ def _dress(tokenizer: Tokenizer) -> None:
 def _captions(count: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
-        yield describe(random_scene(rng, Mix(0.4, 0.1, 0.1)), rng)
+        yield describe(random_scene(rng), rng)
 
 
 def train_tokenizer(captions: int = 30_000, seed: int = 11) -> Tokenizer:
@@ -91,6 +91,11 @@ def encode(tokenizer: Tokenizer, captions: list[str]) -> list[list[int]]:
             ids = [*ids[: TOKENS - 1], VOCABULARY - 1]
         rows.append(ids + [VOCABULARY - 1] * (TOKENS - len(ids)))
     return rows
+
+
+def empty_caption() -> list[int]:
+    """Token ids of the empty caption."""
+    return [VOCABULARY - 2] + [VOCABULARY - 1] * (TOKENS - 1)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

