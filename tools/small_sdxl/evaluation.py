@@ -218,7 +218,7 @@ def seam(picture: Picture, true: Picture, edge: int = 8) -> tuple[float, float]:
     return inside, outside
 
 
-def decibels(vae: Any, basis: Any, count: int = 24, seed: int = 99, side: int = 512) -> Numbers:
+def decibels(vae: Any, basis: Any, count: int = 64, seed: int = 99, side: int = 512) -> Numbers:
     """Signal to noise of the VAE: decoder on exact latents, and encode-decode, over all kinds of scene."""
     rng = random.Random(seed)
     decoded, cycled = [], []

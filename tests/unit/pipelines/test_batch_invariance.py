@@ -38,9 +38,9 @@ SCHEDULERS = (None, *(scheduler.name for scheduler in NOISE_SCHEDULERS))
 # Odd latents too: 160 / 32 = 5, which the UNet halves and interpolates on its way up.
 SIZES = ((128, 128), (160, 128), (256, 128)) + (((256, 256), (256, 384), (512, 512)) if EXHAUSTIVE else ())
 PROMPTS = (
-    "a yellow star on a blue background",
-    "three red circles",
-    "a green square and a black cat " * 12,  # two chunks of text: never in a step with the others
+    "a yellow star in the city",
+    "two red circles on the beach",
+    "a green square and a black cat in the city " * 12,  # two chunks of text: never in a step with the others
 )
 GUIDANCE_SCALES = (0.0, 3.0, 7.5)
 
