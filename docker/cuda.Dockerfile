@@ -36,10 +36,11 @@ LABEL org.opencontainers.image.title="imagine-cuda" \
       org.opencontainers.image.description="NVIDIA worker of imagine: PyTorch with its own CUDA libraries" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
+# Triton, which writes the kernels of this service and of torch.compile, builds what starts them with a C compiler.
 # Versions of Debian's packages follow the pinned base: a point release removes the older ones.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends tini wget \
+    && apt-get install -y --no-install-recommends gcc libc6-dev tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 imagine \
     && useradd --uid 1000 --gid 1000 --create-home imagine \

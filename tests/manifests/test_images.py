@@ -122,3 +122,12 @@ def test_drain_ray_node_finds_its_own_node(monkeypatch: pytest.MonkeyPatch) -> N
     assert script["own_node_id"]() == "00ff"
     monkeypatch.setitem(script["own_node_id"].__globals__, "command_lines", lambda: lines[:1])
     assert script["own_node_id"]() is None
+
+
+def test_the_image_for_gpus_can_build_what_starts_its_kernels() -> None:
+    text = (DOCKER / "cuda.Dockerfile").read_text()
+    final = text[text.rindex("FROM ${BASE}") :]
+    assert re.search(r"apt-get install .*\bgcc libc6-dev\b", final), "Triton needs a C compiler where it runs"
+    group = (ROOT / "kuberay/components/pool-cuda/worker-group.yaml").read_text()
+    for variable in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert re.search(rf"name: {variable}, value: /model-cache/\w+", group), "a place that can be written"
