@@ -20,14 +20,11 @@ from tools.small_sdxl.captions import describe
 from tools.small_sdxl.drawing import render as render_scene
 from tools.small_sdxl.evaluation import Evaluation
 from tools.small_sdxl.export import adopt, export, load_pipeline, pack
-from tools.small_sdxl.recipe import ON_CPU, for_seconds, on_cuda
+from tools.small_sdxl.recipe import PUBLISHED, for_seconds, on_cuda
 from tools.small_sdxl.scenes import random_scene
 from tools.small_sdxl.sheets import GRID_PROMPTS, draw, grid
 from tools.small_sdxl.training import Part, Training
 from tools.small_sdxl.workspace import BUNDLED, DEFAULT_RUN, Workspace
-
-#: How long a GPU trains when nothing is said.
-CUDA_SECONDS = 250.0
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Draw, train, export and judge the small SDXL."
@@ -97,7 +94,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that draw; 0 draws in the trainer.")] = 0,
     seconds: Annotated[
-        float, typer.Option(help="Time for each of UNet and VAE; 0 follows the recipe's steps.")
+        float, typer.Option(help="Time for each of UNet and VAE; 0 takes the steps of the bundled weights.")
     ] = 0,
     init: Annotated[
         Path | None, typer.Option(help="An exported model whose weights a new run starts from.")
@@ -109,10 +106,10 @@ def train(
         adopt(init, Workspace(run))
     bars, wanted = Bars(), set(parts or Part)
     if device == "cuda":
-        recipe = on_cuda(seconds or CUDA_SECONDS)
+        recipe = on_cuda(seconds) if seconds else PUBLISHED
         torch.set_float32_matmul_precision("high")
     else:
-        recipe = for_seconds(seconds) if seconds else ON_CPU
+        recipe = for_seconds(seconds) if seconds else PUBLISHED
     beside: subprocess.Popen[bytes] | None = None
     try:
         if device == "cuda" and Part.VAE in wanted and Part.UNET in wanted:  # the VAE trains beside the UNet
@@ -130,7 +127,7 @@ def train(
                 "--device",
                 device,
             ]
-            line += ["--workers", str(helpers), "--seconds", str((seconds or CUDA_SECONDS) * 0.96)]
+            line += ["--workers", str(helpers), "--seconds", str(seconds * 0.96)]
             beside = subprocess.Popen(line)
             wanted, workers = wanted - {Part.VAE, Part.POLISH}, workers - helpers
         Training(Workspace(run), recipe, torch.device(device), workers, bars).run(wanted)
