@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 EIGHT_BITS = torch.float8_e4m3fn
 _LARGEST = 448.0  # of EIGHT_BITS
 _SMALLEST_SCALE = 1e-12 / _LARGEST
-_CHECKED_ERROR = (
-    0.02  # relative; bfloat16 errs by 0.003, and two ways to round to 8 bits differ by less than this
-)
+_CHECKED_ERROR = 0.02  # relative; bfloat16 itself errs by 0.003
+_CHECKED_ERROR_IN_8_BITS = 0.06  # PyTorch's way rounds to bfloat16 first, which alone makes up to 0.017
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's own way to run kernels without a device, one operation at a time: for tests."""
@@ -73,24 +72,26 @@ def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool =
     norm = torch.nn.LayerNorm(640)
     for one in (groups, norm):
         one.to(device, dtype)
-    tasks: list[Callable[[], tuple[torch.Tensor, ...]]] = [
+    exactly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
         lambda: (group_norm(x, groups, add=add, silu=True), group_norm(x, groups, silu=False)),
         lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm)),
         lambda: (_plain(geglu(rows)), add_with_bias(x, other, add[0])),
     ]
+    roughly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
+        lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm, in_8_bits=True)),
+        lambda: (_plain(geglu(rows, in_8_bits=True)),),
+    ]
+    tasks = [(task, _CHECKED_ERROR) for task in exactly]
     if in_8_bits:
-        tasks += [
-            lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm, in_8_bits=True)),
-            lambda: (_plain(geglu(rows, in_8_bits=True)),),
-        ]
+        tasks += [(task, _CHECKED_ERROR_IN_8_BITS) for task in roughly]
     try:
-        for task in tasks:
+        for task, allowed in tasks:
             _KERNELS = kept
             answers = task()
             _KERNELS = None
             for answer, expected in zip(answers, task(), strict=True):
                 error = (answer.float() - expected.float()).norm() / expected.float().norm()
-                if not error <= _CHECKED_ERROR:
+                if not error <= allowed:
                     raise RuntimeError(f"a kernel's relative error is {error:.3g}")
     except Exception:  # compilers and drivers fail in ways of their own, and none is worth a replica
         _KERNELS = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,14 @@ class Working:
         """Bring the copy up to date with the master weights."""
         if self.apart:
             torch._foreach_copy_(self.copies, self.masters)
+
+
+@torch.no_grad()
+def follow(average: list[Tensor], weights: Sequence[Tensor], keep: Tensor) -> None:
+    """Moves an average towards the weights, in place: keeps this share of it. Nothing waits for the device."""
+    away = torch._foreach_sub([weight.detach() for weight in weights], average)
+    torch._foreach_mul_(away, 1 - keep)
+    torch._foreach_add_(average, away)
 
 
 class Recorder:

@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from tools.small_sdxl.architecture import DOWNSCALE, new_scheduler
 from tools.small_sdxl.checkpoint import load_checkpoint, save_checkpoint
 from tools.small_sdxl.muon import Muon
-from tools.small_sdxl.recording import Recorder, Working
+from tools.small_sdxl.recording import Recorder, Working, follow
 from tools.small_sdxl.sources import LatentSource
 from tools.small_sdxl.text_training import encode_text
 from tools.small_sdxl.vocabulary import empty_caption
@@ -234,10 +234,7 @@ class UnetTrainer:
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
-        with torch.no_grad():
-            away = torch._foreach_sub([w.detach() for w in self.unet.parameters()], self.average)
-            torch._foreach_mul_(away, 1 - self.keep)
-            torch._foreach_add_(self.average, away)
+        follow(self.average, list(self.unet.parameters()), self.keep)
         self.working.push()
         return t, losses.detach()
 

@@ -28,7 +28,7 @@ from tools.small_sdxl.denoising import LastStep
 from tools.small_sdxl.latents import PatchBasis
 from tools.small_sdxl.muon import Muon
 from tools.small_sdxl.pool import patch_latents
-from tools.small_sdxl.recording import Recorder, Working
+from tools.small_sdxl.recording import Recorder, Working, follow
 from tools.small_sdxl.sources import PictureSource
 
 Stage = Literal["low", "high", "full", "polish", "encoder"]
@@ -240,10 +240,7 @@ class VaeTrainer:
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
-        with torch.no_grad():
-            lag = torch._foreach_sub([w.detach() for w in self.weights], self.average)
-            torch._foreach_mul_(lag, 1 - self.keep)
-            torch._foreach_add_(self.average, lag)
+        follow(self.average, self.weights, self.keep)
         self.working.push()
         return loss.detach(), away.detach()[::2].square().mean()
 

@@ -162,3 +162,19 @@ def test_kernels_that_work_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         kept is not None
     )
     assert fused_operations._KERNELS is kept
+
+
+def test_two_right_ways_to_8_bits_pass_the_check_and_a_wrong_one_does_not() -> None:
+    x = (torch.randn(60, 640) + torch.randn(60, 640)).to(torch.bfloat16)
+    normed = functional.layer_norm(x.float(), (640,))
+
+    def numbers(values: torch.Tensor) -> torch.Tensor:
+        return fused_operations._plain(Scaled.of(values))
+
+    def error(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    by_torch = numbers(functional.layer_norm(x, (640,)))
+    allowed = fused_operations._CHECKED_ERROR_IN_8_BITS
+    assert 0 < error(numbers(normed), by_torch) < allowed / 3  # from float32, as kernels do
+    assert error(numbers(0.9 * normed), by_torch) > allowed
