@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from serve_app.pipelines.fused_layers import FusedTransformer
 from serve_app.pipelines.fused_operations import Scaled
+from serve_app.pipelines.fused_transformer import FusedTransformer
 
 _MULTIPLE = 16  # sides of a matrix that the device's 8-bit product takes
 

@@ -1,24 +1,26 @@
 """SDXL's residual and transformer blocks with fewer, larger operations: `fuse_layers`.
 
 diffusers' blocks start an operation for every bias, addition, norm and activation, each reading and writing the whole
-tensor, and change its layout around each transformer. These do the same sums with a third of the operations and no
-change of layout. They hold diffusers' own layers, so weights, their names and what was done to them stay.
+tensor, and change its layout around each transformer. The fused ones do the same sums with a third of the operations
+and no change of layout. They hold diffusers' own layers, so weights, their names and what was done to them stay.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as functional
-from diffusers.models.activations import GEGLU
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from serve_app.pipelines.fused_operations import Scaled, add_layer_norm, add_with_bias, geglu, group_norm
+from serve_app.pipelines.fused_residual import (
+    FusedNorm,
+    FusedResnet,
+    FusedUpsample,
+    TimeStates,
+    ends_with_norm,
+    is_plain_resnet,
+    is_plain_upsample,
+)
+from serve_app.pipelines.fused_transformer import FusedTransformer, is_plain_transformer
 
 
 def fuse_layers(model: nn.Module) -> int:
@@ -30,218 +32,34 @@ def fuse_layers(model: nn.Module) -> int:
     Returns:
         How many were replaced.
     """
+    count = _replace(model)
+    timed = [
+        module
+        for module in model.modules()
+        if isinstance(module, FusedResnet) and isinstance(module.time_emb_proj, nn.Linear)
+    ]
+    if timed:
+        TimeStates(timed)
+    return count
+
+
+def _replace(model: nn.Module) -> int:
     count = 0
-    if _ends_with_norm(model):
-        norm: Any = model.conv_norm_out
-        model.conv_norm_out, model.conv_act = FusedNorm(norm), nn.Identity()
+    if ends_with_norm(model):
+        whole: Any = model
+        whole.conv_norm_out, whole.conv_act = FusedNorm(whole.conv_norm_out), nn.Identity()
         count += 1
     for name, child in list(model.named_children()):
         fused: nn.Module | None = None
-        if isinstance(child, ResnetBlock2D) and _plain_resnet(child):
+        if is_plain_resnet(child):
             fused = FusedResnet(child)
-        elif isinstance(child, Transformer2DModel) and _plain_transformer(child):
+        elif is_plain_transformer(child):
             fused = FusedTransformer(child)
+        elif is_plain_upsample(child):
+            fused = FusedUpsample(child)
         if fused is None:
-            count += fuse_layers(child)
+            count += _replace(child)
         else:
             setattr(model, name, fused)
             count += 1
     return count
-
-
-class FusedNorm(nn.Module):
-    """A group norm and the SiLU after it.
-
-    Args:
-        norm: Whose weights it takes.
-    """
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Both."""
-        return group_norm(x, self.norm, silu=True)
-
-
-class FusedResnet(nn.Module):
-    """A `ResnetBlock2D`.
-
-    Args:
-        block: Whose layers it takes.
-    """
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = block.norm1, block.conv1
-        self.norm2, self.conv2 = block.norm2, block.conv2
-        self.time_emb_proj, self.conv_shortcut = block.time_emb_proj, block.conv_shortcut
-
-    def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
-        """As the block's own."""
-        # The first convolution's bias and the time go into the second norm, the second's into the last sum.
-        time = self.conv1.bias.expand(len(input_tensor), -1)
-        if self.time_emb_proj is not None and temb is not None:
-            time = time + self.time_emb_proj(functional.silu(temb))
-        hidden = _without_bias(self.conv1, group_norm(input_tensor, self.norm1, silu=True))
-        hidden = group_norm(hidden, self.norm2, add=time, silu=True)
-        hidden = _without_bias(self.conv2, hidden)
-        if self.conv_shortcut is not None:
-            input_tensor = self.conv_shortcut(input_tensor)
-        return add_with_bias(input_tensor, hidden, self.conv2.bias)
-
-
-class FusedTransformer(nn.Module):
-    """A `Transformer2DModel` of the kind that SDXL has.
-
-    Args:
-        model: Whose layers it takes.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.norm, self.proj_in, self.proj_out = model.norm, model.proj_in, model.proj_out
-        self.transformer_blocks = model.transformer_blocks
-
-    def forward(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **unused: Any
-    ) -> tuple[torch.Tensor]:
-        """As the model's own, always answering a tuple.
-
-        Args:
-            hidden_states: (rows, channels, height, width).
-            encoder_hidden_states: (rows, sequence, channels) of the text, or what `TextStates` makes of it.
-            **unused: What diffusers' blocks pass on to others; masks are not known here.
-
-        Raises:
-            ValueError: A mask was given.
-        """
-        if unused.get("attention_mask") is not None or unused.get("encoder_attention_mask") is not None:
-            raise ValueError("attention masks are not known here")
-        rows, channels, height, width = hidden_states.shape
-        hidden = group_norm(hidden_states, self.norm, silu=False)
-        tokens = self.proj_in(hidden.permute(0, 2, 3, 1).reshape(rows, height * width, channels))
-        added: torch.Tensor | None = (
-            None  # what the last part of a block adds, together with the next one's norm
-        )
-        for block in self.transformer_blocks:
-            widen, _, narrow = block.ff.net
-            eight = not isinstance(narrow, nn.Linear)  # see `serve_app.pipelines.eight_bits`
-            tokens, normed = add_layer_norm(tokens, added, block.norm1, in_8_bits=eight)
-            read = _self_attention(block.attn1, normed)
-            tokens, normed = add_layer_norm(tokens, read, block.norm2, in_8_bits=eight)
-            read = _cross_attention(block.attn2, normed, encoder_hidden_states)
-            tokens, normed = add_layer_norm(tokens, read, block.norm3, in_8_bits=eight)
-            added = narrow(geglu(widen.proj(normed), in_8_bits=eight))
-        if added is not None:
-            tokens = tokens + added
-        drawn = self.proj_out(tokens).reshape(rows, height, width, channels).permute(0, 3, 1, 2)
-        return (drawn + hidden_states,)
-
-
-def _self_attention(attention: Any, hidden: torch.Tensor | Scaled) -> torch.Tensor:
-    if attention.fused_projections:
-        query, key, value = attention.to_qkv(hidden).chunk(3, dim=-1)
-    else:
-        query, key, value = attention.to_q(hidden), attention.to_k(hidden), attention.to_v(hidden)
-    return _attend(attention, query, key, value)
-
-
-def _cross_attention(attention: Any, hidden: torch.Tensor | Scaled, text: torch.Tensor) -> torch.Tensor:
-    return _attend(attention, attention.to_q(hidden), attention.to_k(text), attention.to_v(text))
-
-
-def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    query, key, value = (
-        one.view(*one.shape[:2], attention.heads, -1).transpose(1, 2) for one in (query, key, value)
-    )
-    mixed = functional.scaled_dot_product_attention(query, key, value)
-    answer: torch.Tensor = attention.to_out[0](mixed.transpose(1, 2).flatten(2))
-    return answer
-
-
-def _without_bias(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """cuDNN adds no bias to 16-bit convolutions by itself: PyTorch does, in a pass of its own."""
-    return functional.conv2d(x, convolution.weight, None, convolution.stride, convolution.padding)
-
-
-def _ends_with_norm(model: Any) -> bool:
-    return type(getattr(model, "conv_norm_out", None)) is nn.GroupNorm and isinstance(
-        getattr(model, "conv_act", None), nn.SiLU
-    )
-
-
-def _plain_resnet(block: Any) -> bool:
-    return bool(
-        block.upsample is None
-        and block.downsample is None
-        # VAEs say "group", which without an embedding of time means nothing.
-        and (block.time_embedding_norm == "default" or block.time_emb_proj is None)
-        and block.time_embedding_norm in ("default", "group")
-        and not block.skip_time_act
-        and block.output_scale_factor == 1.0
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and block.dropout.p == 0.0
-        and all(_plain_convolution(one) for one in (block.conv1, block.conv2))
-        and all(type(norm) is nn.GroupNorm and norm.affine for norm in (block.norm1, block.norm2))
-    )
-
-
-def _plain_convolution(convolution: Any) -> bool:
-    return (
-        isinstance(convolution, nn.Conv2d)
-        and convolution.bias is not None
-        and convolution.groups == 1
-        and convolution.dilation == (1, 1)
-        and convolution.padding_mode == "zeros"
-    )
-
-
-def _plain_transformer(model: Any) -> bool:
-    return bool(
-        model.is_input_continuous
-        and model.use_linear_projection
-        and type(model.norm) is nn.GroupNorm
-        and len(model.transformer_blocks)
-        and all(_plain_block(block) for block in model.transformer_blocks)
-    )
-
-
-def _plain_block(block: Any) -> bool:
-    return bool(
-        type(block) is BasicTransformerBlock
-        and block.norm_type == "layer_norm"
-        and block.pos_embed is None
-        and block.attn2 is not None
-        and not block.only_cross_attention
-        and block._chunk_size is None
-        and len(block.ff.net) == 3
-        and type(block.ff.net[0]) is GEGLU
-        and block.ff.net[1].p == 0.0
-        and all(
-            type(norm) is nn.LayerNorm and norm.bias is not None
-            for norm in (block.norm1, block.norm2, block.norm3)
-        )
-        and _plain_attention(block.attn1)
-        and _plain_attention(block.attn2)
-    )
-
-
-def _plain_norm(norm: Any) -> bool:
-    return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None
-
-
-def _plain_attention(attention: Any) -> bool:
-    return bool(
-        type(attention) is Attention
-        and type(attention.processor) in (AttnProcessor2_0, FusedAttnProcessor2_0)
-        and attention.group_norm is None
-        and attention.spatial_norm is None
-        and attention.norm_q is None
-        and attention.norm_k is None
-        and not attention.norm_cross
-        and not attention.residual_connection
-        and attention.rescale_output_factor == 1.0
-        and attention.to_out[1].p == 0.0
-    )

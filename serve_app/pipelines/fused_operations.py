@@ -1,6 +1,6 @@
 """Sums, norms and activations of SDXL's layers that belong together, in one pass over memory where the device can.
 
-On NVIDIA GPUs they are Triton's (`serve_app.pipelines.triton_kernels`), elsewhere PyTorch's own operations one after
+On NVIDIA GPUs they are Triton's (`triton_pictures`, `triton_tokens`), elsewhere PyTorch's own operations one after
 another: the same results but for rounding, so that all that is built on them is the same code on every device.
 What a linear layer of 8 bits reads (`Scaled`) is rounded in the same pass.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,9 +33,15 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def _load() -> Any:
     if not (torch.cuda.is_available() or _INTERPRETED) or importlib.util.find_spec("triton") is None:
         return None
-    from serve_app.pipelines import triton_kernels
+    from serve_app.pipelines import triton_pictures, triton_tokens
 
-    return triton_kernels
+    return SimpleNamespace(
+        add_layer_norm=triton_tokens.add_layer_norm,
+        geglu=triton_tokens.geglu,
+        group_norm=triton_pictures.group_norm,
+        add_with_bias=triton_pictures.add_with_bias,
+        interleave=triton_pictures.interleave,
+    )
 
 
 _KERNELS = _load()
@@ -75,7 +82,7 @@ def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool =
     exactly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
         lambda: (group_norm(x, groups, add=add, silu=True), group_norm(x, groups, silu=False)),
         lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm)),
-        lambda: (_plain(geglu(rows)), add_with_bias(x, other, add[0])),
+        lambda: (_plain(geglu(rows)), add_with_bias(x, other, add[0]), interleave(x, add[0, :16])),
     ]
     roughly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
         lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm, in_8_bits=True)),
@@ -136,7 +143,7 @@ def group_norm(
     Args:
         x: (batch, channels, height, width), preferably channels last in memory.
         norm: With weight and bias.
-        add: (batch, channels), added to every pixel; None adds nothing.
+        add: (batch, channels), each row contiguous, added to every pixel; None adds nothing.
         silu: Whether SiLU follows.
 
     Returns:
@@ -144,7 +151,6 @@ def group_norm(
     """
     if _by_kernels(x):
         x = x.contiguous(memory_format=torch.channels_last)
-        add = None if add is None else add.contiguous()
         answer: torch.Tensor = _KERNELS.group_norm(
             x, norm.weight, norm.bias, norm.num_groups, norm.eps, add, silu
         )
@@ -211,3 +217,26 @@ def add_with_bias(x: torch.Tensor, add: torch.Tensor, bias: torch.Tensor) -> tor
         )
         return answer
     return x + (add + bias[:, None, None])
+
+
+def interleave(parts: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Puts a picture's four quarters together, pixel by pixel, and adds a bias.
+
+    Args:
+        parts: (batch, 4 * channels, height + 1, width + 1): of the pixels in even rows and even columns, even rows and
+            odd columns, odd and even, odd and odd. Those of odd rows and columns begin at 1, the others end before the
+            last.
+        bias: (channels,).
+
+    Returns:
+        (batch, channels, 2 * height, 2 * width).
+    """
+    if _by_kernels(parts):
+        answer: torch.Tensor = _KERNELS.interleave(parts.contiguous(memory_format=torch.channels_last), bias)
+        return answer
+    batch, channels, height, width = parts.shape
+    out = parts.new_empty((batch, channels // 4, 2 * height - 2, 2 * width - 2))
+    for place, part in enumerate(parts.chunk(4, dim=1)):
+        down, right = divmod(place, 2)
+        out[:, :, down::2, right::2] = part[:, :, down : height - 1 + down, right : width - 1 + right]
+    return out + bias[:, None, None]

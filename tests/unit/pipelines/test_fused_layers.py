@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from serve_app.pipelines.attention_layout import fuse_self_attention
 from serve_app.pipelines.eight_bits import Linear8, to_eight_bits
-from serve_app.pipelines.fused_layers import FusedNorm, FusedResnet, FusedTransformer, fuse_layers
+from serve_app.pipelines.fused_layers import fuse_layers
 from serve_app.pipelines.fused_operations import Scaled
+from serve_app.pipelines.fused_residual import FusedNorm, FusedResnet, FusedUpsample, TimeStates
+from serve_app.pipelines.fused_transformer import FusedTransformer
 from tools.make_sdxl import UNET, UNET_COMMON, VAE, VAE_COMMON
 
 
@@ -37,10 +40,12 @@ def count(model: nn.Module, kind: type) -> int:
     return sum(isinstance(module, kind) for module in model.modules())
 
 
-def answer(unet: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
+def answer(
+    unet: Any, dtype: torch.dtype = torch.float32, size: tuple[int, int] = (12, 8), seed: int = 1
+) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
     sample, text, pooled = (
-        torch.randn(shape, generator=generator).to(dtype) for shape in ((2, 4, 12, 8), (2, 77, 64), (2, 32))
+        torch.randn(shape, generator=generator).to(dtype) for shape in ((2, 4, *size), (2, 77, 64), (2, 32))
     )
     told = {"text_embeds": pooled, "time_ids": torch.tensor([[96.0, 64, 0, 0, 96, 64]] * 2)}
     drawn: torch.Tensor = unet(
@@ -55,11 +60,38 @@ def test_a_unet_answers_the_same(unet: Any, fused_qkv: bool) -> None:
     fused = copy.deepcopy(unet)
     if fused_qkv:
         fuse_self_attention(fused)
-    # Two levels of one layer: 2 + 4 + 2 residual blocks, 1 + 2 + 1 transformers, and the norm before the end.
-    assert fuse_layers(fused) == 8 + 4 + 1
-    assert (count(fused, FusedResnet), count(fused, FusedTransformer), count(fused, FusedNorm)) == (8, 4, 1)
+    # Two levels of one layer: 2 + 4 + 2 residual blocks, 1 + 2 + 1 transformers, the step up, the norm at the end.
+    assert fuse_layers(fused) == 8 + 4 + 1 + 1
+    assert (count(fused, FusedResnet), count(fused, FusedTransformer)) == (8, 4)
+    assert (count(fused, FusedUpsample), count(fused, FusedNorm)) == (1, 1)
     torch.testing.assert_close(answer(fused), expected, rtol=1e-4, atol=1e-4)
     assert sum(weight.numel() for weight in fused.parameters()) == sum(w.numel() for w in unet.parameters())
+
+
+def test_a_side_that_cannot_be_halved_answers_the_same(unet: Any) -> None:
+    fused = copy.deepcopy(unet)
+    fuse_layers(fused)
+    torch.testing.assert_close(answer(fused, size=(11, 7)), answer(unet, size=(11, 7)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_time_is_told_once_per_call_and_anew_in_each(unet: Any) -> None:
+    fused = copy.deepcopy(unet)
+    fuse_layers(fused)
+    products = []
+    (states,) = {module for module in fused.modules() if isinstance(module, TimeStates)}
+    states.all_parts.register_forward_hook(lambda *_: products.append(1))
+    first, again = answer(fused), answer(fused, seed=2)
+    assert len(products) == 2
+    torch.testing.assert_close(again, answer(unet, seed=2), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(first, again)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_up_reads_the_borders_right(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    stock: Any = Upsample2D(6, use_conv=True, out_channels=10).to(memory_format=layout)
+    x = torch.randn(3, 6, 5, 4).contiguous(memory_format=layout)
+    torch.testing.assert_close(FusedUpsample(stock)(x), stock(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_decoder_answers_the_same() -> None:
@@ -70,8 +102,8 @@ def test_a_decoder_answers_the_same() -> None:
     latents = torch.randn(1, 4, 8, 6)
     expected = vae.decode(latents).sample
     assert (
-        fuse_layers(vae.decoder) == 8 + 2 + 1
-    )  # two blocks of four levels, two in the middle, the norm at the end
+        fuse_layers(vae.decoder) == 8 + 2 + 3 + 1
+    )  # two blocks of four levels, two in the middle, three steps up, the norm at the end
     torch.testing.assert_close(vae.decode(latents).sample, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -83,7 +115,7 @@ def test_what_is_not_as_in_sdxl_stays(unet: Any) -> None:
         if hasattr(module, "rescale_output_factor"):
             module.rescale_output_factor = 2.0
     expected = answer(other)
-    assert fuse_layers(other) == 1  # the norm alone
+    assert fuse_layers(other) == 2  # the step up and the norm alone
     torch.testing.assert_close(answer(other), expected)
 
 

@@ -10,7 +10,14 @@ import torch.nn.functional as functional
 from torch import nn
 
 from serve_app.pipelines import fused_operations
-from serve_app.pipelines.fused_operations import Scaled, add_layer_norm, add_with_bias, geglu, group_norm
+from serve_app.pipelines.fused_operations import (
+    Scaled,
+    add_layer_norm,
+    add_with_bias,
+    geglu,
+    group_norm,
+    interleave,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -61,7 +68,8 @@ def test_group_norm(
     x = x.contiguous(memory_format=torch.channels_last)
     norm = nn.GroupNorm(groups, channels, eps=1e-5)
     random_norm(norm)
-    add = random(batch, channels) if added else None
+    # A part of wider rows, as all residual blocks' shares of the time are.
+    add = random(batch, 2 * channels)[:, channels:] if added else None
     whole = x.double() if add is None else x.double() + add.double()[:, :, None, None]
     expected = functional.group_norm(whole, groups, norm.weight.double(), norm.bias.double(), norm.eps)
     if silu:
@@ -103,13 +111,29 @@ def test_geglu_and_the_sum_with_a_bias() -> None:
     torch.testing.assert_close(add_with_bias(one, other, bias), one + other + bias[:, None, None])
 
 
+@pytest.mark.parametrize(
+    ("batch", "channels", "height", "width"), [(1, 12, 3, 2), (2, 70, 9, 8), (1, 64, 1, 5)]
+)
+def test_interleave(batch: int, channels: int, height: int, width: int) -> None:
+    parts = random(batch, 4 * channels, height + 1, width + 1).contiguous(memory_format=torch.channels_last)
+    bias = random(channels)
+    answer = interleave(parts, bias)
+    assert answer.shape == (batch, channels, 2 * height, 2 * width)
+    for row in range(2 * height):
+        for column in range(2 * width):
+            down, right = row % 2, column % 2
+            quarter = (2 * down + right) * channels
+            one = parts[:, quarter : quarter + channels, row // 2 + down, column // 2 + right]
+            torch.testing.assert_close(answer[:, :, row, column], one + bias)
+
+
 def test_eight_bits_keep_three_binary_digits() -> None:
     if fused_operations._KERNELS is not None and DEVICE == "cpu":
         pytest.skip("Triton's interpreter rounds to 8 bits wrongly where the exponent changes")
     x, norm = random(2, 5, 640), nn.LayerNorm(640)
     random_norm(norm)
     _, normed = add_layer_norm(x, None, norm, in_8_bits=True)
-    gated = geglu(random(2, 5, 96), in_8_bits=True)
+    gated = geglu(random(2, 5, 96), in_8_bits=True)  # 48: not a power of two
     torch.manual_seed(0)
     for scaled in (normed, gated):
         assert isinstance(scaled, Scaled)

@@ -1,9 +1,9 @@
-"""Kernels for NVIDIA GPUs in Triton: group norm over channels-last pictures, layer norm after an addition, GEGLU.
+"""Kernels for NVIDIA GPUs in Triton, over channels-last pictures: group norm, sums with a bias, `interleave`.
 
 PyTorch has no group norm for channels-last tensors on a GPU: it copies them to another layout and back, which took two
 thirds of SDXL's VAE decode and a fifth of its UNet's step on an H100. Each kernel here reads and writes its tensors
-once. All sums are in float32. How a row or a picture is summed depends on its own shape alone, never on how many
-others are in the batch, so a picture stays the same in any batch.
+once. All sums are in float32. How a picture is summed depends on its own shape alone, never on how many others are in
+the batch, so a picture stays the same in any batch.
 
 Only imported where Triton is. `serve_app.pipelines.fused_operations` chooses between this and PyTorch's own.
 """
@@ -14,19 +14,13 @@ import torch
 import triton
 import triton.language as tl
 
-EIGHT_BITS = torch.float8_e4m3fn
-LARGEST = tl.constexpr(448.0)
-"""The largest number of `EIGHT_BITS`."""
-
-_PIXELS_OF_A_SUM = 256  # that one program adds up, or more in large pictures
-_MOST_SPLITS = 256  # of a picture's pixels
-_TILE_PIXELS = 32
+_TILE_PIXELS = 64  # the fastest of five shapes on an H100, by a little
 _TILE_CHANNELS = 64
 
 
 @triton.jit
 def _channel_sums(
-    x, add, sums, pixels, channels, splits, pixels_of_split,
+    x, add, add_stride, sums, pixels, channels, splits, pixels_of_split,
     HAS_ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums of (x - pivot) and of its square for each channel, over one part of a picture's pixels."""
@@ -36,7 +30,7 @@ def _channel_sums(
     start = x + picture.to(tl.int64) * pixels * channels
     shift = tl.zeros((CHANNELS,), tl.float32)
     if HAS_ADD:
-        shift = tl.load(add + picture * channels + channel, mask=known, other=0.0).to(tl.float32)
+        shift = tl.load(add + picture * add_stride + channel, mask=known, other=0.0).to(tl.float32)
     # The first pixel stands for the mean: squares of what is left lose no digits to a large mean.
     pivot = tl.load(start + channel, mask=known, other=0.0).to(tl.float32) + shift
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -58,7 +52,7 @@ def _channel_sums(
 
 @triton.jit
 def _factors(
-    x, add, sums, weight, bias, factors, pixels, channels, splits, eps,
+    x, add, add_stride, sums, weight, bias, factors, pixels, channels, splits, eps,
     HAS_ADD: tl.constexpr, OF_GROUP: tl.constexpr, SPLITS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """What each channel is multiplied by and what is added to it, from its group's mean and variance."""
@@ -74,7 +68,7 @@ def _factors(
     squares = tl.sum(tl.load(places + channels, mask=there, other=0.0), 0)
     shift = tl.zeros((CHANNELS,), tl.float32)
     if HAS_ADD:
-        shift = tl.load(add + picture * channels + channel, mask=known, other=0.0).to(tl.float32)
+        shift = tl.load(add + picture * add_stride + channel, mask=known, other=0.0).to(tl.float32)
     first = x + picture.to(tl.int64) * pixels * channels + channel
     pivot = tl.load(first, mask=known, other=0.0).to(tl.float32) + shift
     own_mean = pivot + total / pixels
@@ -111,6 +105,15 @@ def _scaled(
     tl.store(out + place, value.to(out.dtype.element_ty), mask=inside)
 
 
+def _parts_of_sum(pixels: int) -> int:
+    """Programs that share a picture's sum: many where it is small, no more than the next kernel reads fast.
+
+    Returns:
+        1 to 256: of 64 pixels each up to 64x64, of 256 up to 256x256.
+    """
+    return max(1, min(pixels // 64, 64), min(pixels // 256, 256))
+
+
 def group_norm(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -128,7 +131,7 @@ def group_norm(
         bias: (channels,).
         groups: Of channels.
         eps: Added to the variance.
-        add: (batch, channels), contiguous, or None.
+        add: (batch, channels), each row contiguous, or None.
         silu: Whether SiLU follows.
 
     Returns:
@@ -136,20 +139,20 @@ def group_norm(
     """
     batch, channels, height, width = x.shape
     pixels = height * width
-    splits = max(1, min(_MOST_SPLITS, pixels // _PIXELS_OF_A_SUM))
+    splits = _parts_of_sum(pixels)
     pixels_of_split = triton.cdiv(pixels, splits)
     of_group = channels // groups
     sums = torch.empty((batch, splits, 2, channels), dtype=torch.float32, device=x.device)
     factors = torch.empty((batch, 2, channels), dtype=torch.float32, device=x.device)
     out = torch.empty_like(x)
     tiles = triton.cdiv(channels, _TILE_CHANNELS)
-    told = x if add is None else add
+    told, stride = (x, 0) if add is None else (add, add.stride(0))
     _channel_sums[(batch, splits, tiles)](
-        x, told, sums, pixels, channels, splits, pixels_of_split,
+        x, told, stride, sums, pixels, channels, splits, pixels_of_split,
         HAS_ADD=add is not None, PIXELS=_TILE_PIXELS, CHANNELS=_TILE_CHANNELS, num_warps=4,
     )  # fmt: skip
     _factors[(batch, groups)](
-        x, told, sums, weight, bias, factors, pixels, channels, splits, eps,
+        x, told, stride, sums, weight, bias, factors, pixels, channels, splits, eps,
         HAS_ADD=add is not None, OF_GROUP=of_group, SPLITS=triton.next_power_of_2(splits),
         CHANNELS=triton.next_power_of_2(of_group), num_warps=2,
     )  # fmt: skip
@@ -158,132 +161,6 @@ def group_norm(
         SILU=silu, PIXELS=_TILE_PIXELS, CHANNELS=_TILE_CHANNELS, num_warps=4,
     )  # fmt: skip
     return out
-
-
-@triton.jit
-def _store_in_8_bits(value, known, out, scales, row, LARGEST: tl.constexpr):
-    """One row, scaled so that its largest value is the type's largest."""
-    largest = tl.max(tl.where(known, tl.abs(value), 0.0), 0)
-    scale = tl.maximum(largest, 1e-12) / LARGEST
-    tl.store(scales + row, scale)
-    tl.store(out, (value / scale).to(out.dtype.element_ty), mask=known)
-
-
-@triton.jit
-def _layer_norm(
-    x, add, weight, bias, total, out, scales, channels, eps,
-    HAS_ADD: tl.constexpr, IN_8_BITS: tl.constexpr, LARGEST: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """One row: the sum, rounded as it is kept, and its norm."""
-    row = tl.program_id(0).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)
-    known = channel < channels
-    place = row * channels + channel
-    value = tl.load(x + place, mask=known, other=0.0).to(tl.float32)
-    if HAS_ADD:
-        value += tl.load(add + place, mask=known, other=0.0).to(tl.float32)
-        rounded = value.to(total.dtype.element_ty)
-        tl.store(total + place, rounded, mask=known)
-        value = rounded.to(tl.float32)
-    mean = tl.sum(value, 0) / channels
-    apart = tl.where(known, value - mean, 0.0)
-    variance = tl.sum(apart * apart, 0) / channels
-    scale = tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    plus = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
-    value = apart / tl.sqrt(variance + eps) * scale + plus
-    if IN_8_BITS:
-        _store_in_8_bits(value, known, out + place, scales, row, LARGEST)
-    else:
-        tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
-
-
-def add_layer_norm(
-    x: torch.Tensor,
-    add: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    in_8_bits: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """`x + add`, and its layer norm.
-
-    Args:
-        x: (..., channels), contiguous.
-        add: As `x`, or None.
-        weight: (channels,).
-        bias: (channels,).
-        eps: Added to the variance.
-        in_8_bits: Whether the norm is answered in `EIGHT_BITS`, each row with a scale of its own.
-
-    Returns:
-        The sum (`x` itself where nothing is added), the norm, and the scales, (rows, 1) float32, or None.
-    """
-    channels = x.shape[-1]
-    rows = x.numel() // channels
-    total = x if add is None else torch.empty_like(x)
-    out = torch.empty_like(x, dtype=EIGHT_BITS if in_8_bits else x.dtype)
-    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device) if in_8_bits else None
-    block = triton.next_power_of_2(channels)
-    _layer_norm[(rows,)](
-        x, x if add is None else add, weight, bias, total, out, x if scales is None else scales, channels, eps,
-        HAS_ADD=add is not None, IN_8_BITS=in_8_bits, LARGEST=LARGEST, CHANNELS=block,
-        num_warps=4 if block >= 1024 else 2,
-    )  # fmt: skip
-    return total, out, scales
-
-
-@triton.jit
-def _gated(value, gate):
-    value = value.to(tl.float32)
-    gate = gate.to(tl.float32)
-    return value * (gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476)))
-
-
-@triton.jit
-def _geglu(x, out, channels, count, BLOCK: tl.constexpr):
-    """value * gelu(gate), where a row holds all values and then all gates."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    start = x + (place // channels) * 2 * channels + place % channels
-    value = tl.load(start, mask=inside, other=0.0)
-    gate = tl.load(start + channels, mask=inside, other=0.0)
-    tl.store(out + place, _gated(value, gate).to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _geglu_in_8_bits(x, out, scales, channels, LARGEST: tl.constexpr, CHANNELS: tl.constexpr):
-    """The same, a row at a time."""
-    row = tl.program_id(0).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)
-    known = channel < channels
-    start = x + row * 2 * channels + channel
-    value = tl.load(start, mask=known, other=0.0)
-    gate = tl.load(start + channels, mask=known, other=0.0)
-    _store_in_8_bits(_gated(value, gate), known, out + row * channels + channel, scales, row, LARGEST)
-
-
-def geglu(x: torch.Tensor, in_8_bits: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gated GELU (Shazeer, "GLU variants improve transformer", 2020), with the exact GELU.
-
-    Args:
-        x: (..., 2 * channels), contiguous: values, then gates.
-        in_8_bits: As in `add_layer_norm`.
-
-    Returns:
-        (..., channels), and the scales or None.
-    """
-    channels = x.shape[-1] // 2
-    out = x.new_empty((*x.shape[:-1], channels), dtype=EIGHT_BITS if in_8_bits else x.dtype)
-    if not in_8_bits:
-        block = 1024
-        _geglu[(triton.cdiv(out.numel(), block),)](x, out, channels, out.numel(), BLOCK=block, num_warps=4)
-        return out, None
-    rows = out.numel() // channels
-    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
-    _geglu_in_8_bits[(rows,)](
-        x, out, scales, channels, LARGEST=LARGEST, CHANNELS=triton.next_power_of_2(channels), num_warps=8
-    )
-    return out, scales
 
 
 @triton.jit
@@ -312,4 +189,52 @@ def add_with_bias(x: torch.Tensor, add: torch.Tensor, bias: torch.Tensor) -> tor
     _add_with_bias[(triton.cdiv(x.numel(), block),)](
         x, add, bias, out, x.shape[1], x.numel(), BLOCK=block, num_warps=4
     )
+    return out
+
+
+@triton.jit
+def _interleave(
+    parts, bias, out, height, width, channels,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """One tile of the answer; see `interleave`."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    picture = tl.program_id(2).to(tl.int64)
+    known = channel < channels
+    inside = (pixel < 4 * height * width)[:, None] & known[None, :]
+    row, column = pixel // (2 * width), pixel % (2 * width)
+    down, right = row % 2, column % 2
+    place = (picture * (height + 1) + row // 2 + down) * (width + 1) + column // 2 + right
+    place = (place * 4 + down * 2 + right) * channels
+    value = tl.load(parts + place[:, None] + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    target = (picture * 4 * height * width + pixel) * channels
+    tl.store(out + target[:, None] + channel[None, :], value.to(out.dtype.element_ty), mask=inside)
+
+
+def interleave(parts: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Puts a picture's four quarters together, pixel by pixel, and adds a bias by channel.
+
+    Args:
+        parts: (batch, 4 * channels, height + 1, width + 1), channels last in memory: of the pixels in even rows and
+            even columns, even rows and odd columns, odd and even, odd and odd. Odd rows and columns begin at 1.
+        bias: (channels,).
+
+    Returns:
+        (batch, channels, 2 * height, 2 * width), channels last in memory.
+    """
+    batch, channels, height, width = parts.shape
+    channels, height, width = channels // 4, height - 1, width - 1
+    out = torch.empty(
+        (batch, channels, 2 * height, 2 * width),
+        dtype=parts.dtype,
+        device=parts.device,
+        memory_format=torch.channels_last,
+    )
+    grid = (triton.cdiv(4 * height * width, _TILE_PIXELS), triton.cdiv(channels, _TILE_CHANNELS), batch)
+    _interleave[grid](
+        parts, bias, out, height, width, channels,
+        PIXELS=_TILE_PIXELS, CHANNELS=_TILE_CHANNELS, num_warps=4,
+    )  # fmt: skip
     return out

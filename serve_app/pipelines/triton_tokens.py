@@ -1,0 +1,158 @@
+"""Kernels for NVIDIA GPUs in Triton, over rows of tokens: layer norm after an addition, GEGLU, both also in 8 bits.
+
+Each reads and writes its tensors once, and sums in float32. Only imported where Triton is.
+`serve_app.pipelines.fused_operations` chooses between this and PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+EIGHT_BITS = torch.float8_e4m3fn
+LARGEST = tl.constexpr(448.0)
+"""The largest number of `EIGHT_BITS`."""
+
+
+@triton.jit
+def _largest(value, known):
+    return tl.max(tl.where(known, tl.abs(value), 0.0), 0)
+
+
+@triton.jit
+def _scale(largest, LARGEST: tl.constexpr):
+    """Of a row: its largest value becomes the type's largest."""
+    return tl.maximum(largest, 1e-12) / LARGEST
+
+
+@triton.jit
+def _layer_norm(
+    x, add, weight, bias, total, out, scales, channels, eps,
+    HAS_ADD: tl.constexpr, IN_8_BITS: tl.constexpr, LARGEST: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """One row: the sum, rounded as it is kept, and its norm."""
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, CHANNELS)
+    known = channel < channels
+    place = row * channels + channel
+    value = tl.load(x + place, mask=known, other=0.0).to(tl.float32)
+    if HAS_ADD:
+        value += tl.load(add + place, mask=known, other=0.0).to(tl.float32)
+        rounded = value.to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=known)
+        value = rounded.to(tl.float32)
+    mean = tl.sum(value, 0) / channels
+    apart = tl.where(known, value - mean, 0.0)
+    variance = tl.sum(apart * apart, 0) / channels
+    scale = tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    plus = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    value = apart / tl.sqrt(variance + eps) * scale + plus
+    if IN_8_BITS:
+        row_scale = _scale(_largest(value, known), LARGEST)
+        tl.store(scales + row, row_scale)
+        tl.store(out + place, (value / row_scale).to(out.dtype.element_ty), mask=known)
+    else:
+        tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
+
+
+def add_layer_norm(
+    x: torch.Tensor,
+    add: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    in_8_bits: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """`x + add`, and its layer norm.
+
+    Args:
+        x: (..., channels), contiguous.
+        add: As `x`, or None.
+        weight: (channels,).
+        bias: (channels,).
+        eps: Added to the variance.
+        in_8_bits: Whether the norm is answered in `EIGHT_BITS`, each row with a scale of its own.
+
+    Returns:
+        The sum (`x` itself where nothing is added), the norm, and the scales, (rows, 1) float32, or None.
+    """
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    total = x if add is None else torch.empty_like(x)
+    out = torch.empty_like(x, dtype=EIGHT_BITS if in_8_bits else x.dtype)
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device) if in_8_bits else None
+    block = triton.next_power_of_2(channels)
+    _layer_norm[(rows,)](
+        x, x if add is None else add, weight, bias, total, out, x if scales is None else scales, channels, eps,
+        HAS_ADD=add is not None, IN_8_BITS=in_8_bits, LARGEST=LARGEST, CHANNELS=block,
+        num_warps=4 if block >= 1024 else 2,
+    )  # fmt: skip
+    return total, out, scales
+
+
+@triton.jit
+def _gated(value, gate):
+    value = value.to(tl.float32)
+    gate = gate.to(tl.float32)
+    return value * (gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476)))
+
+
+@triton.jit
+def _geglu(x, out, channels, count, BLOCK: tl.constexpr):
+    """value * gelu(gate), where a row holds all values and then all gates."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    start = x + (place // channels) * 2 * channels + place % channels
+    value = tl.load(start, mask=inside, other=0.0)
+    gate = tl.load(start + channels, mask=inside, other=0.0)
+    tl.store(out + place, _gated(value, gate).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _geglu_in_8_bits(
+    x, out, scales, channels,
+    LARGEST: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """The same, a row at a time in two pieces: blocks have powers of two, and a mask's idle lanes compute too."""
+    row = tl.program_id(0).to(tl.int64)
+    x += row * 2 * channels
+    out += row * channels
+    first = tl.arange(0, FIRST)
+    rest = FIRST + tl.arange(0, REST)
+    known = rest < channels
+    one = _gated(tl.load(x + first), tl.load(x + channels + first))
+    two = _gated(
+        tl.load(x + rest, mask=known, other=0.0), tl.load(x + channels + rest, mask=known, other=0.0)
+    )
+    scale = _scale(tl.maximum(tl.max(tl.abs(one), 0), _largest(two, known)), LARGEST)
+    tl.store(scales + row, scale)
+    tl.store(out + first, (one / scale).to(out.dtype.element_ty))
+    tl.store(out + rest, (two / scale).to(out.dtype.element_ty), mask=known)
+
+
+def geglu(x: torch.Tensor, in_8_bits: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gated GELU (Shazeer, "GLU variants improve transformer", 2020), with the exact GELU.
+
+    Args:
+        x: (..., 2 * channels), contiguous: values, then gates.
+        in_8_bits: As in `add_layer_norm`.
+
+    Returns:
+        (..., channels), and the scales or None.
+    """
+    channels = x.shape[-1] // 2
+    out = x.new_empty((*x.shape[:-1], channels), dtype=EIGHT_BITS if in_8_bits else x.dtype)
+    if not in_8_bits:
+        block = 1024
+        _geglu[(triton.cdiv(out.numel(), block),)](x, out, channels, out.numel(), BLOCK=block, num_warps=4)
+        return out, None
+    rows = out.numel() // channels
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+    first = 1 << (channels.bit_length() - 1)  # the largest power of two that fits
+    _geglu_in_8_bits[(rows,)](
+        x, out, scales, channels,
+        LARGEST=LARGEST, FIRST=first, REST=triton.next_power_of_2(max(1, channels - first)),
+        num_warps=8 if first >= 4096 else 4,
+    )  # fmt: skip
+    return out, scales
