@@ -3,6 +3,9 @@
 Run ``make bench-cuda`` (``ARGS="--help"`` for the options) or ``python -m bench.cuda``. Without a device it says so and
 ends well; ``--device cpu --tiny`` sends a tiny model through the same code on the CPU, to see that all of it works.
 
+``python -m bench.cuda.layers`` is the quick one: the networks alone, by diffusers' layers and by this service's, in a
+minute and without a model's files.
+
 It writes ``results.json`` after each measurement, so that a run that was stopped, or that ``--budget-s`` ended, goes on
 where it was when it is started again. Everything measured is one *subject* (this service with some options, or
 diffusers) doing one *task*; each subject runs in a process of its own, so that none finds another's memory, compiled

@@ -183,6 +183,10 @@ def _measure(
         }
         failure = _in_a_process(order, deadline)
         results.read()
+        for task in left:  # as they come: a run that is cut off has told them
+            if figures := results.get(subject.name, task.key):
+                told = ", ".join(f"{name} {value}" for name, value in figures.items())
+                console.print(f"  {task.key}: {told}", soft_wrap=True)
         open_ones = [task for task in left if results.get(subject.name, task.key) is None]
         if failure is not None:
             for task in open_ones:

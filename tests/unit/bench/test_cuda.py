@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from bench.cuda import tables
 from bench.cuda.__main__ import main
+from bench.cuda.layers import KINDS, Networks, relative_error
+from bench.cuda.layers import main as layers
 from bench.cuda.measuring import LOADING, run
 from bench.cuda.plan import (
     ABLATIONS,
@@ -252,3 +254,30 @@ class TestCommandLine:
         again = CliRunner().invoke(cli, line)
         assert again.exit_code == 0
         assert "measurements" not in again.output, "nothing was left to do"
+
+
+class TestLayers:
+    def test_all_kinds_answer_what_float32_does_as_far_as_their_types_can(self) -> None:
+        with torch.inference_mode():
+            networks = Networks(torch.device("cpu"), "tiny")
+            told = networks.inputs(2, 16)
+            right = networks.step("float32")(told)
+            errors = {kind: relative_error(networks.step(kind)(told), right) for kind in KINDS}
+        assert errors["diffusers' layers"] < 5e-3
+        assert errors["fused_layers"] < 1.5 * errors["diffusers' layers"]
+        assert errors["fused_layers"] < errors["fp8"] < 0.1
+
+    def test_the_command_tells_every_kind_or_that_there_is_no_device(self) -> None:
+        app = typer.Typer()
+        app.command()(layers)
+        done = CliRunner().invoke(
+            app, ["--device", "cpu", "--tiny", "--repeats", "1"], env={"COLUMNS": "160"}
+        )
+        assert done.exit_code == 0, done.output
+        rows = [
+            line.split() for line in done.output.splitlines() if line.strip().startswith(("step", "decode"))
+        ]
+        assert len(rows) == len(KINDS) + 2
+        assert all(float(row[-1]) > 0 for row in rows)
+        if not torch.cuda.is_available():
+            assert "no CUDA device" in CliRunner().invoke(app, []).output
