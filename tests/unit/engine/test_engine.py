@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -10,20 +9,15 @@ import pytest
 
 from serve_app.engine import Engine
 from serve_app.engine.fake import POISON_DECODE, POISON_PREPARE, POISON_STEP, FakePipeline
-from serve_app.engine.picture import Picture
 from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.state import ImageState
 from serve_app.errors import (
-    DeadlineExceeded,
-    DeadlineUnreachable,
     GenerationCancelled,
     GenerationFailed,
-    PoolUnavailable,
-    QueueFull,
 )
 from serve_app.request import Priority
 from serve_app.result import Pixels, StageSeconds, StepProgress
-from tests.unit.engine.driving import WAIT_S, ManualClock, Recorder, ask, drawn_alone, make, put, run
+from tests.unit.engine.driving import ManualClock, Recorder, ask, drawn_alone, make, put, run
 
 
 def test_fake_is_a_step_pipeline() -> None:
@@ -242,69 +236,6 @@ def test_a_picture_that_does_not_fit_alone_fails_clearly() -> None:
     assert plain.pictures
 
 
-def test_the_queue_is_bounded_all_or_nothing() -> None:
-    engine, _, _ = make(max_queued_images=4)
-    put(engine, ask(images=3))
-    with pytest.raises(QueueFull) as refusal:
-        put(engine, ask(images=2))
-    assert refusal.value.retry_after_s >= 1.0
-    assert engine.stats().queued_images == 3
-    put(engine, ask(images=1))
-
-
-def test_retry_after_comes_from_measured_step_times() -> None:
-    engine, _, _ = make(step_s=10.0, max_rows=1, max_queued_images=2)
-    put(engine, ask("first", steps=2))
-    run(engine)
-    put(engine, ask("second", steps=6, images=2))
-    with pytest.raises(QueueFull) as refusal:
-        put(engine, ask("third"))
-    assert refusal.value.retry_after_s == pytest.approx(60.0)
-
-
-def test_predicted_seconds_bound_the_queue() -> None:
-    engine, _, _ = make(step_s=10.0, max_rows=1, max_queue_s=50.0)
-    put(engine, ask(steps=1))
-    run(engine)
-    put(engine, ask(steps=6))
-    with pytest.raises(QueueFull):
-        put(engine, ask(steps=1))
-
-
-def test_unreachable_deadlines_are_refused_and_reachable_ones_met() -> None:
-    engine, _, clock = make(step_s=1.0, max_rows=1)
-    put(engine, ask(steps=2))
-    run(engine)
-    put(engine, ask("ahead", steps=10))
-    with pytest.raises(DeadlineUnreachable) as refusal:
-        put(engine, ask("late", steps=10, deadline=clock.now + 12))
-    assert refusal.value.retry_after_s == pytest.approx(10.0)
-    # A short one overtakes, so it has only its like before it.
-    short = put(engine, ask("short", steps=2, deadline=clock.now + 5))
-    run(engine)
-    assert short.pictures
-
-
-def test_a_picture_past_its_deadline_is_dropped() -> None:
-    engine, _, clock = make(step_s=10.0)
-    late = put(engine, ask(steps=50, deadline=clock.now + 25))
-    run(engine)
-    assert isinstance(late.failures[0], DeadlineExceeded)
-    with pytest.raises(DeadlineExceeded):
-        put(engine, ask(deadline=clock.now - 1))
-
-
-def test_queue_positions_are_told() -> None:
-    engine, _, _ = make(max_rows=1)
-    for index in range(6):
-        put(engine, ask(f"r{index}", steps=3))
-    last = put(engine, ask("last", steps=3))
-    run(engine)
-    positions = [p.queue_position for p in last.progress if p.queue_position is not None]
-    assert positions
-    assert positions == sorted(positions, reverse=True)
-
-
 def test_a_preview_that_fails_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, pipeline, _ = make()
 
@@ -348,93 +279,3 @@ def test_a_listener_that_raises_loses_only_its_picture() -> None:
     run(engine)
     assert good.pictures
     assert isinstance(broken.failures[0], GenerationCancelled)
-
-
-# --- with the thread ---
-
-
-def threaded(pipeline: FakePipeline) -> Engine:
-    engine = Engine(pipeline)
-    engine.start()
-    return engine
-
-
-def test_a_listener_that_raises_at_the_last_step_is_still_told_the_end() -> None:
-    class Raises(Recorder):
-        def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
-            super().on_progress(progress, preview)
-            if progress.step == progress.num_inference_steps:
-                raise RuntimeError("a bug of the caller")
-
-    engine = Engine(FakePipeline())
-    engine.start()
-    try:
-        recorder = Raises()
-        engine.submit(ask(steps=2), recorder)
-        assert recorder.ended.wait(WAIT_S), "nothing else wakes the engine, and the picture must not be lost"
-        assert isinstance(recorder.failures[0], GenerationCancelled)
-        assert engine.stuck_for_s() == 0
-    finally:
-        assert engine.stop(WAIT_S)
-
-
-def test_the_thread_draws_stops_and_refuses_afterwards() -> None:
-    engine = threaded(FakePipeline())
-    recorder = put(engine, ask())
-    assert recorder.ended.wait(WAIT_S)
-    assert any(thread.name == "engine" for thread in threading.enumerate())
-    assert engine.stop(WAIT_S)
-    assert not any(thread.name == "engine" for thread in threading.enumerate())
-    with pytest.raises(PoolUnavailable):
-        put(engine, ask())
-
-
-def test_stopping_is_bounded_and_fails_what_is_unfinished() -> None:
-    pipeline = FakePipeline()
-    pipeline.gate.clear()
-    engine = threaded(pipeline)
-    recorder = put(engine, ask())
-    assert recorder.admitted.wait(WAIT_S)
-    assert not engine.stop(0.05), "the step hangs"
-    pipeline.gate.set()
-    assert engine.stop(WAIT_S)
-    assert isinstance(recorder.failures[0], PoolUnavailable)
-
-
-def test_a_hanging_step_is_seen_and_idling_is_not() -> None:
-    clock = ManualClock()
-    pipeline = FakePipeline()
-    engine = Engine(pipeline, clock=clock)
-    clock.sleep(100)
-    assert engine.stuck_for_s() == 0
-    pipeline.gate.clear()
-    recorder = put(engine, ask())
-    assert engine.stuck_for_s() == 0
-    engine.start()
-    clock.sleep(30)
-    assert engine.stuck_for_s() == pytest.approx(30)
-    pipeline.gate.set()
-    assert recorder.ended.wait(WAIT_S)
-    assert engine.stop(WAIT_S)
-
-
-def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(FakePipeline())
-    original = engine._decoding.start
-    calls = iter([RuntimeError("a bug of the engine")])
-
-    def broken_once() -> Picture | None:
-        error = next(calls, None)
-        if error is not None:
-            raise error
-        return original()
-
-    monkeypatch.setattr(engine._decoding, "start", broken_once)
-    engine.start()
-    first = put(engine, ask())
-    assert first.ended.wait(WAIT_S)
-    assert isinstance(first.failures[0], GenerationFailed)
-    second = put(engine, ask())
-    assert second.ended.wait(WAIT_S)
-    assert second.pictures
-    assert engine.stop(WAIT_S)
