@@ -82,7 +82,7 @@ class Evaluation:
             return [render(scene) for scene in scenes]
 
         yield "judge on true drawings", score(true(self.scenes), self.scenes)
-        worn, two, air = questions.accessories(), questions.pairs(10 * self.each), questions.airs()
+        worn, two, air = questions.accessories(), questions.pairs(50 * self.each), questions.airs()
         yield "judge on true drawings, accessories", score(true(worn), worn, aspects=WORN)
         yield "judge on true drawings, two subjects", score_pairs(true(two), two)
         yield "judge on true drawings, light, weather, style", score_air(true(air), air)
@@ -101,7 +101,7 @@ class Evaluation:
         """Accessories, two subjects, sizes, light, weather and styles."""
         worn = questions.accessories()
         yield "accessories, 4 steps", score(self.draw(questions.plainly(worn)), worn, aspects=WORN)
-        two = questions.pairs(10 * self.each)
+        two = questions.pairs(50 * self.each)
         yield "two subjects, 4 steps", score_pairs(self.draw(questions.plainly(two)), two)
         sized = questions.sizes(3 * self.each)
         yield "sizes, 4 steps", score(self.draw(questions.plainly(sized)), sized, aspects=SIZED)
