@@ -18,9 +18,9 @@ from serve_app.pipelines.fused_residual import (
     TimeStates,
     ends_with_norm,
     is_plain_resnet,
-    is_plain_upsample,
 )
 from serve_app.pipelines.fused_transformer import FusedTransformer, is_plain_transformer
+from serve_app.pipelines.upsampling import knows_upsample
 
 
 def fuse_layers(model: nn.Module) -> int:
@@ -55,7 +55,7 @@ def _replace(model: nn.Module) -> int:
             fused = FusedResnet(child)
         elif is_plain_transformer(child):
             fused = FusedTransformer(child)
-        elif is_plain_upsample(child):
+        elif knows_upsample(child):
             fused = FusedUpsample(child)
         if fused is None:
             count += _replace(child)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
+from serve_app.pipelines import upsampling
+
 log = logging.getLogger(__name__)
 
 EIGHT_BITS = torch.float8_e4m3fn
@@ -223,9 +225,7 @@ def interleave(parts: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Puts a picture's four quarters together, pixel by pixel, and adds a bias.
 
     Args:
-        parts: (batch, 4 * channels, height + 1, width + 1): of the pixels in even rows and even columns, even rows and
-            odd columns, odd and even, odd and odd. Those of odd rows and columns begin at 1, the others end before the
-            last.
+        parts: (batch, 4 * channels, height + 1, width + 1), as in `upsampling.interleave`.
         bias: (channels,).
 
     Returns:
@@ -234,9 +234,4 @@ def interleave(parts: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if _by_kernels(parts):
         answer: torch.Tensor = _KERNELS.interleave(parts.contiguous(memory_format=torch.channels_last), bias)
         return answer
-    batch, channels, height, width = parts.shape
-    out = parts.new_empty((batch, channels // 4, 2 * height - 2, 2 * width - 2))
-    for place, part in enumerate(parts.chunk(4, dim=1)):
-        down, right = divmod(place, 2)
-        out[:, :, down::2, right::2] = part[:, :, down : height - 1 + down, right : width - 1 + right]
-    return out + bias[:, None, None]
+    return upsampling.interleave(parts) + bias[:, None, None]

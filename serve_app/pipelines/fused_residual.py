@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from serve_app.pipelines.fused_operations import add_with_bias, group_norm, interleave
+from serve_app.pipelines.upsampling import is_twice, quarter_weights
 
 
 class FusedNorm(nn.Module):
@@ -106,11 +106,7 @@ class TimeStates(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """An `Upsample2D`: each pixel becomes four, then a 3x3 convolution.
-
-    Three of a row's neighbours that the convolution reads are copies of two pixels, so that the four new pixels are
-    four convolutions of 2x2 over the small picture, with sums of weights: 16 products for 36, and the large picture
-    that diffusers makes in between is never written.
+    """An `Upsample2D` as one convolution of the small picture; see `serve_app.pipelines.upsampling`.
 
     Args:
         block: Whose convolution it takes.
@@ -119,17 +115,7 @@ class FusedUpsample(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.conv = block.conv
-        weight = self.conv.weight.detach().float()
-        # Of three rows of weights: even new rows read the row above and their own, odd ones their own and the below.
-        pairs = [
-            (weight[:, :, :1], weight[:, :, 1:].sum(2, True)),
-            (weight[:, :, :2].sum(2, True), weight[:, :, 2:]),
-        ]
-        parts = []
-        for rows in (torch.cat(pair, dim=2) for pair in pairs):
-            parts.append(torch.cat([rows[..., :1], rows[..., 1:].sum(3, True)], dim=3))
-            parts.append(torch.cat([rows[..., :2].sum(3, True), rows[..., 2:]], dim=3))
-        quarters = torch.cat(parts).to(self.conv.weight.dtype)
+        quarters = quarter_weights(self.conv.weight)
         if self.conv.weight.is_contiguous(memory_format=torch.channels_last):
             quarters = quarters.contiguous(memory_format=torch.channels_last)
         self.register_buffer("quarters", quarters)
@@ -142,8 +128,7 @@ class FusedUpsample(nn.Module):
             output_size: (height, width) of the answer, where it isn't exactly twice as large.
             **unused: What diffusers' blocks pass on to others.
         """
-        height, width = hidden_states.shape[-2:]
-        if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
+        if not is_twice(hidden_states, output_size):
             larger = functional.interpolate(hidden_states, size=output_size, mode="nearest")
             answer: torch.Tensor = self.conv(larger)
             return answer
@@ -188,20 +173,4 @@ def _plain_convolution(convolution: Any) -> bool:
         and convolution.groups == 1
         and convolution.dilation == (1, 1)
         and convolution.padding_mode == "zeros"
-    )
-
-
-def is_plain_upsample(block: Any) -> bool:
-    """Whether it is an upsampling of the kind that SDXL has."""
-    return bool(
-        isinstance(block, Upsample2D)
-        and block.name == "conv"
-        and block.use_conv
-        and not block.use_conv_transpose
-        and block.norm is None
-        and block.interpolate
-        and _plain_convolution(block.conv)
-        and block.conv.kernel_size == (3, 3)
-        and block.conv.stride == (1, 1)
-        and block.conv.padding == (1, 1)
     )

@@ -9,6 +9,7 @@ no compiler, no minutes of compiling for each size, and no second copy of the we
   results are rounded;
 * queries, keys and values of a self-attention are one product;
 * keys and values of the text are computed once for all steps of a picture;
+* a step up to twice the size and its convolution are one over the small picture;
 * everything stays channels_last, so that nothing is transposed between convolutions and transformers.
 
 What is not known here stays as it is in diffusers.
@@ -29,9 +30,11 @@ from serve_app.pipelines.onednn_layers import (
     PackedConv2d,
     PackedLinear,
     PackedPointwise,
+    PackedUpsample,
     as_picture,
     as_tokens,
 )
+from serve_app.pipelines.upsampling import knows_upsample
 
 _MAX_REMEMBERED_TEXTS = 16
 """Texts whose keys and values are kept, 26 MB each in a full-size SDXL: more than the pictures a CPU draws in turns."""
@@ -233,6 +236,9 @@ def _fuse(model: Any, *, exact_norms: bool) -> None:
             setattr(model, name, FusedTransformer(child))
         elif FusedResnet.knows(child):
             setattr(model, name, FusedResnet(child, exact_norms=exact_norms))
+        elif knows_upsample(child):
+            setattr(model, name, PackedUpsample(child))
+            child.conv.weight = None
         elif isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
             setattr(model, name, _take(model, name))
         elif isinstance(child, nn.GroupNorm):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from serve_app.pipelines.attention_layout import fuse_self_attention
@@ -84,14 +83,6 @@ def test_the_time_is_told_once_per_call_and_anew_in_each(unet: Any) -> None:
     assert len(products) == 2
     torch.testing.assert_close(again, answer(unet, seed=2), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(first, again)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_step_up_reads_the_borders_right(layout: torch.memory_format) -> None:
-    torch.manual_seed(0)
-    stock: Any = Upsample2D(6, use_conv=True, out_channels=10).to(memory_format=layout)
-    x = torch.randn(3, 6, 5, 4).contiguous(memory_format=layout)
-    torch.testing.assert_close(FusedUpsample(stock)(x), stock(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_decoder_answers_the_same() -> None:
