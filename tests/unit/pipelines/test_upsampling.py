@@ -32,8 +32,10 @@ def test_quarters_are_the_whole(height: int, width: int) -> None:
 
 
 def test_sums_of_weights_are_rounded_once() -> None:
-    weight = torch.full((1, 1, 3, 3), 1.0 + 2**-7).to(torch.bfloat16)  # four of them need one more digit
-    assert quarter_weights(weight)[3, 0, 0, 0] == torch.tensor(4 * (1.0 + 2**-7), dtype=torch.bfloat16)
+    weight = torch.zeros(1, 1, 3, 3, dtype=torch.bfloat16)
+    weight[0, 0, 0, 0], weight[0, 0, 0, 1], weight[0, 0, 1, 0] = 1.0, 2.0**-8, 2.0**-8
+    # 1 + 2**-8 alone rounds to 1; both together are the next number of the type.
+    assert quarter_weights(weight)[3, 0, 0, 0].item() == 1.0 + 2.0**-7
 
 
 @pytest.mark.parametrize("make", [FusedUpsample, PackedUpsample])
