@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
 from serve_app.full_replicas import FullReplicas
+from serve_app.handle_errors import CALL_FAILED, reason
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.replica_watch import MAX_AGE_S, STALE_S, ReplicaCounts, ReplicaWatch, one_sentence
 from serve_app.request import GenerationRequest
@@ -158,8 +160,8 @@ class HandlePool:
             try:
                 async with asyncio.timeout(FACTS_TIMEOUT_S):
                     await self._ask_facts()
-            except (TimeoutError, RayError, RayServeException) as error:
-                self._doubt(f"a replica did not say what it can draw: {error}")
+            except (TimeoutError, *CALL_FAILED) as error:
+                self._doubt(f"a replica did not say what it can draw: {reason(error)}")
 
     def _is_up(self) -> bool:
         if self._doubted:
@@ -197,9 +199,9 @@ class HandlePool:
             try:
                 await self._ask_facts()
                 return
-            except (RayError, RayServeException) as error:
+            except CALL_FAILED as error:
                 # The replica that was asked died, or is on a lost node: the next one is asked.
-                logger.info("pool %s did not answer: %s", self.name, error)
+                logger.info("pool %s did not answer: %s", self.name, reason(error))
                 await asyncio.sleep(_AGAIN_S)
 
     def wake(self) -> None:
@@ -296,7 +298,7 @@ class HandlePool:
             if isinstance(error.cause, ImagineError):
                 raise error.cause from None
             raise
-        except RayError as error:
+        except (RayError, AioRpcError) as error:
             # The actor, its worker or its node is gone, or the answer was lost on the way: not this request's fault.
             self._died(error)
             raise PoolUnavailable(f"a replica of pool {self.name!r} died while drawing") from error
@@ -341,9 +343,9 @@ class HandlePool:
         self._answered()
         return load
 
-    def _died(self, error: RayError) -> None:
-        reason = f"a replica died: {one_sentence(str(error))}"
+    def _died(self, error: RayError | AioRpcError) -> None:
+        what = f"a replica died: {one_sentence(reason(error))}"
         if self._counts is not None and self._counts.running > 1:
-            self._last_error = reason  # the others are still there
+            self._last_error = what  # the others are still there
         else:
-            self._doubt(reason)
+            self._doubt(what)

@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar, cast
 
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import ImagineError, JobsUnavailable
+from serve_app.handle_errors import CALL_FAILED
 from serve_app.jobs import JobEvent, JobOrder, JobView, Submission
 
 CALL_TIMEOUT_S = 20.0
@@ -67,7 +67,7 @@ class HandleJobs:
                 return
             except RayTaskError as error:
                 raise _domain_error(error) from None
-            except (RayError, RayServeException) as error:
+            except CALL_FAILED as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > self._away_s:
                     raise _away() from error
@@ -84,7 +84,7 @@ class HandleJobs:
                         return await _answer(getattr(self._handle, method).remote(argument))
                     except RayTaskError as error:
                         raise _domain_error(error) from None
-                    except (RayError, RayServeException):
+                    except CALL_FAILED:
                         await asyncio.sleep(_PAUSE_S)  # its replica died; the next one asks the store
         except TimeoutError as error:
             raise _away() from error

@@ -7,11 +7,10 @@ import logging
 from typing import Any, cast
 
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import PoolUnavailable
+from serve_app.handle_errors import CALL_FAILED
 from serve_app.live_drawings import LiveDrawing, LiveDrawingsHere
 from serve_app.quotas import QuotaBook
 
@@ -120,5 +119,5 @@ class LiveDrawingsThere:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await getattr(self._handle, method).remote(*arguments)
-        except (TimeoutError, RayError, RayServeException) as error:
+        except (TimeoutError, *CALL_FAILED) as error:
             raise PoolUnavailable("what is being drawn is not known right now; try again") from error

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import secrets
 import shutil
 import tempfile
 import time
@@ -16,6 +15,8 @@ from typing import Self
 import psutil
 
 from serve_app.errors import ConfigurationError
+from serve_app.haproxy import INSIDE, haproxy_environment
+from serve_app.ray_environment import environment_for_ray, environment_of_one_service
 from serve_app.settings import Settings
 
 APP_NAME = "imagine"
@@ -58,7 +59,6 @@ class LocalService:
         self._resources = resources
         self._metrics_port = metrics_port
         self._temp_dir: Path | None = None
-        self._children: list[psutil.Process] = []
         self.dashboard_url: str | None = None
         self.metrics_url: str | None = None
 
@@ -75,29 +75,31 @@ class LocalService:
             ConfigurationError: The application cannot work as configured (the replica's own sentence).
         """
         environment_for_ray()
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="imagine-"))
+        front = haproxy_environment(self._temp_dir, self._host, self._port)
         import ray
         from ray import serve
 
         from serve_app.app import build
 
         application = build(self._settings)
-        self._temp_dir = Path(tempfile.mkdtemp(prefix="imagine-"))
         try:
-            context = ray.init(
-                address="local",
-                _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
-                include_dashboard=self._dashboard_port is not None,
-                dashboard_host="127.0.0.1",
-                dashboard_port=self._dashboard_port,
-                object_store_memory=OBJECT_STORE_BYTES,
-                num_cpus=self._num_cpus(),
-                resources=self._resources,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                namespace="serve",
-                _temp_dir=str(self._temp_dir),
-                _metrics_export_port=self._metrics_port,
-            )
+            with environment_of_one_service(front):
+                context = ray.init(
+                    address="local",
+                    _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
+                    include_dashboard=self._dashboard_port is not None,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=self._dashboard_port,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    num_cpus=self._num_cpus(),
+                    resources=self._resources,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    namespace="serve",
+                    _temp_dir=str(self._temp_dir),
+                    _metrics_export_port=self._metrics_port,
+                )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise ConfigurationError(f"Ray did not start: {error} (logs: {self._temp_dir})") from error
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
@@ -106,7 +108,11 @@ class LocalService:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": self._host, "port": self._port, "keep_alive_timeout_s": 90},
+            http_options={
+                "host": INSIDE if front else self._host,
+                "port": self._port,
+                "keep_alive_timeout_s": 90,
+            },
             logging_config={
                 "log_level": "INFO",
                 "enable_access_log": True,
@@ -177,22 +183,3 @@ def _signal(process: psutil.Process, action: str) -> None:
         getattr(process, action)()
     except psutil.NoSuchProcess:
         return  # it ended by itself in between
-
-
-def environment_for_ray() -> None:
-    """Settings that Ray reads from the environment, once, when it is first imported; what the user set wins."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray kills an HTTP proxy that is not ready after 5 s, for good; a slow or busy machine takes longer to import it.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    # A dead HTTP proxy is replaced after three checks, which Ray makes every 10 s: half a minute without a service.
-    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")
-    # Ray gives its workers the lowest priority but four: beside any other program the service would hardly run.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Serve's controller compares what is with what should be ten times a second, on the cores that also draw.
-    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.3")
-    # Between proxy and ingress gRPC takes up to a fifth less of the processor than calls of actors do.
-    os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")
-    if "RAY_AUTH_MODE" not in os.environ:
-        # Ray's dashboard can run code: a token of this run's own guards it, and no file in the home folder is made.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import PoolUnavailable
+from serve_app.handle_errors import CALL_FAILED
 from serve_app.quotas import Claim, Refusal
 
 TIMEOUT_S = 2.0
@@ -45,5 +44,5 @@ class QuotaBookThere:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await getattr(self._handle, method).remote(*arguments)
-        except (TimeoutError, RayError, RayServeException) as error:
+        except (TimeoutError, *CALL_FAILED) as error:
             raise PoolUnavailable("how much callers draw is not known right now") from error

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from serve_app.local_service import LocalService, environment_for_ray
+from serve_app.local_service import LocalService
+from serve_app.ray_environment import environment_for_ray
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from tests.running_service import RunningService, free_port
 

@@ -13,7 +13,8 @@ from typing import Any, Self
 import psutil
 
 from bench.chaos import parts
-from serve_app.local_service import APP_NAME, environment_for_ray
+from serve_app.local_service import APP_NAME
+from serve_app.ray_environment import environment_for_ray
 from serve_app.settings import JobsSettings, PoolSettings, Settings, StoreSettings
 
 POOL = "drawing"

@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import ConfigurationError
-from serve_app.local_service import environment_for_ray
+from serve_app import haproxy
+from serve_app.haproxy import SWITCH, haproxy_environment
+from serve_app.ray_environment import ONE_NODE, environment_for_ray, environment_of_one_service
 from serve_app.settings import (
     AccessSettings,
     CallerLimits,
@@ -54,12 +56,31 @@ def test_every_setting_is_documented_with_its_default(kind: type[BaseModel], hea
 
 
 def test_rays_own_settings_are_those_that_the_command_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = DOCUMENT.read_text().split("## Ray's own settings\n")[1]
+    section = DOCUMENT.read_text().split("## Ray's own settings\n")[1].split("### On one machine\n")[0]
     told = dict(re.findall(r"^\| `(\w+)` \| ([^ ]+) \|", section, flags=re.M))
     monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"})
     environment_for_ray()
     assert {name: value for name, value in os.environ.items() if name in told} == told
     assert set(os.environ) - set(told) == {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"}
+
+
+def test_one_machines_settings_are_those_that_the_command_sets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    section = DOCUMENT.read_text().split("### On one machine\n")[1]
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^ ]+) \|", section, flags=re.M))
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    monkeypatch.delenv(SWITCH, raising=False)
+    front = haproxy_environment(tmp_path, "127.0.0.1", 8000)
+    assert told == ONE_NODE | {SWITCH: front[SWITCH]}
+
+
+def test_one_services_environment_is_for_what_is_started_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RAY_SERVE_LOG_TO_STDERR": "1", "A_PORT": "1"}
+    monkeypatch.setattr(os, "environ", dict(given))
+    with environment_of_one_service({"A_PORT": "2", "ANOTHER": "3"}):
+        assert os.environ == ONE_NODE | given | {"A_PORT": "2", "ANOTHER": "3"}
+    assert os.environ == given
 
 
 def test_arguments_win_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

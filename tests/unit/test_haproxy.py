@@ -1,0 +1,151 @@
+"""HAProxy in front of a service on one machine: what Ray is told, and what becomes of the configuration it writes."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.serve._private import constants
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+from serve_app import haproxy, haproxy_start
+from serve_app.haproxy import haproxy_environment
+from serve_app.haproxy_start import for_one_machine
+
+WRITTEN = """global
+    maxconn 4096
+defaults
+    mode http
+    option log-health-checks
+frontend prometheus
+    bind :9101
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:8000
+backend http-imagine
+    server replica 127.0.0.1:30000 check
+listen stats
+  bind *:8404
+"""
+
+
+def doors(configuration: str) -> list[str]:
+    return [line.split()[1] for line in configuration.splitlines() if line.strip().startswith("bind ")]
+
+
+@pytest.mark.parametrize(
+    ("host", "front"),
+    [("127.0.0.1", "127.0.0.1:8000"), ("0.0.0.0", "0.0.0.0:8000"), ("::", "[::]:8000"), ("box", "box:8000")],
+)
+def test_only_the_front_door_opens_where_it_was_asked_to(host: str, front: str) -> None:
+    changed = for_one_machine(WRITTEN, host, 8000)
+    assert doors(changed) == ["127.0.0.1:9101", front, "127.0.0.1:8404"]
+    assert changed.count("option forwardfor") == 1
+    assert changed.index("defaults") < changed.index("option forwardfor") < changed.index("frontend")
+    assert "server replica 127.0.0.1:30000 check" in changed
+
+
+@pytest.mark.parametrize("written", ["", WRITTEN.replace("bind 127.0.0.1:8000", "bind 127.0.0.1:8001")])
+def test_another_configuration_than_expected_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="differently"):
+        for_one_machine(written, "127.0.0.1", 8000)
+
+
+def test_serve_still_writes_what_is_expected() -> None:
+    lines = [line.strip() for line in HAPROXY_CONFIG_TEMPLATE.splitlines()]
+    assert [line for line in lines if line.startswith("bind ") and "grpc" not in line] == [
+        "bind :{{ config.metrics_port }}",
+        "bind {{ config.frontend_host }}:{{ config.frontend_port }}",
+        "bind *:{{ config.stats_port }}",
+    ]
+    assert "    mode http\n" in HAPROXY_CONFIG_TEMPLATE.split("defaults\n")[1].split("frontend")[0]
+
+
+def test_every_variable_is_one_that_serve_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    source = Path(constants.__file__).read_text()
+    told = haproxy_environment(tmp_path, "127.0.0.1", 8000)
+    assert {name for name in told if f'"{name}"' not in source} == set()
+    ports = [int(value) for name, value in told.items() if name.endswith("PORT")]
+    assert len(set(ports)) == 3
+    assert stat.S_IMODE((tmp_path / "h").stat().st_mode) == stat.S_IRWXU
+
+
+def test_the_sockets_of_a_long_folder_would_not_open(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 40)
+    long.mkdir()
+    assert haproxy_environment(long, "127.0.0.1", 8000) == {}
+
+
+def test_who_wants_serves_own_proxy_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+
+
+def test_a_system_without_haproxy_keeps_serves_own_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    monkeypatch.setattr(haproxy, "haproxy_binary", lambda: None)
+    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+
+
+def test_the_started_process_is_haproxy_with_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    stand_in = tmp_path / "haproxy with a space"
+    stand_in.write_text('#!/bin/sh\necho "$$ $@"\n')
+    stand_in.chmod(0o700)
+    monkeypatch.setattr(haproxy, "haproxy_binary", lambda: str(stand_in))
+    written = tmp_path / "haproxy.cfg"
+    written.write_text(WRITTEN)
+    start = haproxy_environment(tmp_path, "0.0.0.0", 8000)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    process = subprocess.Popen(
+        [start, "-db", "-f", str(written), "-sf", "7"], stdout=subprocess.PIPE, text=True, env={"PATH": "/bin"}
+    )
+    said, _ = process.communicate(timeout=30)
+    assert said.split() == [str(process.pid), "-db", "-f", str(written), "-sf", "7"]
+    assert doors(written.read_text()) == ["127.0.0.1:9101", "0.0.0.0:8000", "127.0.0.1:8404"]
+
+
+def test_haproxy_ends_with_who_started_it(tmp_path: Path) -> None:
+    written = tmp_path / "haproxy.cfg"
+    written.write_text(WRITTEN)
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o700)
+    command = [sys.executable, haproxy_start.__file__, str(sleeper), "127.0.0.1", "8000", "-f", str(written)]
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen({command!r})\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read(1)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    reads_its_end = os.pidfd_open(child)
+    try:
+        _until_it_sleeps(child)
+        process.kill()
+        process.wait(timeout=30)
+        assert select.select([reads_its_end], [], [], 30.0)[0], "it outlived its parent"
+    finally:
+        os.close(reads_its_end)
+
+
+def _until_it_sleeps(pid: int) -> None:
+    deadline = time.monotonic() + 30.0
+    while b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
