@@ -70,6 +70,7 @@ class HandlePool:
     ) -> None:
         self._settings = settings
         self._handle = handle
+        self._drawing: Any = handle.options(stream=True)
         self._watch = watch
         self._telemetry = telemetry
         self._caller = caller
@@ -273,9 +274,7 @@ class HandlePool:
         replica: str | None = None
         refused = False
         self._speed.started(request)
-        response = self._handle.options(stream=True).generate.remote(
-            request, progress=progress, caller=self._caller
-        )
+        response = self._drawing.generate.remote(request, progress=progress, caller=self._caller)
         try:
             with self._full.asking():
                 load = await self._accepted(response)

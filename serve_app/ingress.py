@@ -23,6 +23,7 @@ from serve_app.live_drawings_handle import LiveDrawingsThere
 from serve_app.pool_status import PoolStatus
 from serve_app.quotas import Quotas
 from serve_app.quotas_handle import QuotaBookThere
+from serve_app.ray_environment import deployments_speak_grpc
 from serve_app.replica_watch import ReplicaWatch
 from serve_app.request import RequestDraft
 from serve_app.result import GenerationResult, StepProgress
@@ -47,8 +48,14 @@ def handle_pools(
     """
     watch = ReplicaWatch(serve.get_replica_context().app_name)
     caller = own_actor_name()
+    over_grpc = deployments_speak_grpc()
+
+    def reached(pool: str) -> DeploymentHandle:
+        handle: DeploymentHandle = handles[pool].options(_by_reference=not over_grpc)
+        return handle
+
     return tuple(
-        HandlePool(pool, handles[pool.name], watch, telemetry, caller=caller) for pool in settings.pools
+        HandlePool(pool, reached(pool.name), watch, telemetry, caller=caller) for pool in settings.pools
     )
 
 

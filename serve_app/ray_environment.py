@@ -44,6 +44,11 @@ def environment_for_ray() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+def deployments_speak_grpc() -> bool:
+    """Whether this process was told so; handles that another process made know only what that one was told."""
+    return os.environ.get("RAY_SERVE_USE_GRPC_BY_DEFAULT") == "1"
+
+
 @contextmanager
 def environment_of_one_service(more: Mapping[str, str]) -> Iterator[None]:
     """`ONE_NODE` and `more` for what is started inside, and for nothing that this process starts later.

@@ -61,13 +61,14 @@ def replicas(deployment: str, app_name: str) -> list[Process]:
     return living(replica_prefix(deployment, app_name))
 
 
-def whole(wanted: Mapping[str, int], app_name: str, dead_pids: frozenset[int]) -> bool:
+def whole(wanted: Mapping[str, int], app_name: str, dead_pids: frozenset[int], proxies: int = 1) -> bool:
     """Whether every deployment has all its replicas, ready, and none of the dead ones is among the living.
 
     Args:
-        wanted: Replicas by deployment. There must be one controller and one HTTP proxy beside them.
+        wanted: Replicas by deployment. There must be one controller beside them.
         app_name: The Serve application.
         dead_pids: Processes that were killed. Serve counts them until it has noticed.
+        proxies: Serve's HTTP proxies; of HAProxy the actor that keeps it and the proxy behind it.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -77,7 +78,7 @@ def whole(wanted: Mapping[str, int], app_name: str, dead_pids: frozenset[int]) -
     if any(process.pid in dead_pids for process in alive):
         return False
     serves = {replica_prefix(deployment, app_name): number for deployment, number in wanted.items()}
-    for prefix, number in {CONTROLLER: 1, PROXY: 1, **serves}.items():
+    for prefix, number in {CONTROLLER: 1, PROXY: proxies, **serves}.items():
         if sum(process.name.startswith(prefix) for process in alive) != number:
             return False
     try:

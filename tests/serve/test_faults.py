@@ -41,10 +41,10 @@ async def _busy(load: ConstantLoad) -> None:
             await asyncio.sleep(0.005)
 
 
-async def _healed(load: ConstantLoad, dead: int) -> None:
+async def _healed(load: ConstantLoad, dead: int, proxies: int) -> None:
     """Waits until everything is there again, and until ten more requests have been answered after that."""
     async with asyncio.timeout(HEALED_WITHIN_S):
-        while not await asyncio.to_thread(parts.whole, WANTED, APP_NAME, frozenset({dead})):
+        while not await asyncio.to_thread(parts.whole, WANTED, APP_NAME, frozenset({dead}), proxies):
             await asyncio.sleep(0.2)
         ended = len(load.samples)
         while len(load.samples) < ended + 10:
@@ -54,11 +54,12 @@ async def _healed(load: ConstantLoad, dead: int) -> None:
 async def test_killed_replicas_of_pool_and_ingress_cost_what_was_in_a_dead_hand_and_no_more(
     service: RunningService,
 ) -> None:
+    proxies = len(parts.living(parts.PROXY))
     async with _load_on(service) as load:
         await _busy(load)
         (replica,) = parts.replicas("slow", APP_NAME)
         assert replica.kill()
-        await _healed(load, replica.pid)
+        await _healed(load, replica.pid, proxies)
         # The pool's only replica died: all of its requests were held until another one had started.
         assert {sample.outcome for sample in load.samples} == {Outcome.ANSWERED}
 
@@ -66,7 +67,7 @@ async def test_killed_replicas_of_pool_and_ingress_cost_what_was_in_a_dead_hand_
         ingress = parts.replicas("Ingress", APP_NAME)[0]
         in_hand = load.in_flight(*DIRECT)
         assert ingress.kill()
-        await _healed(load, ingress.pid)
+        await _healed(load, ingress.pid, proxies)
     lost = [sample for sample in load.samples if sample.outcome is not Outcome.ANSWERED]
     assert {sample.outcome for sample in lost} <= {Outcome.BY_INGRESS, Outcome.BY_PROXY}
     assert len(lost) <= in_hand

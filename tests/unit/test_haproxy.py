@@ -109,7 +109,10 @@ def test_the_started_process_is_haproxy_with_its_own_arguments(
     written.write_text(WRITTEN)
     start = haproxy_environment(tmp_path, "0.0.0.0", 8000)["RAY_SERVE_HAPROXY_BINARY_PATH"]
     process = subprocess.Popen(
-        [start, "-db", "-f", str(written), "-sf", "7"], stdout=subprocess.PIPE, text=True, env={"PATH": "/bin"}
+        [start, "-db", "-f", str(written), "-sf", "7"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/bin"},
     )
     said, _ = process.communicate(timeout=30)
     assert said.split() == [str(process.pid), "-db", "-f", str(written), "-sf", "7"]
