@@ -6,6 +6,7 @@ the time in which no ingress replica runs, and holds requests until there is one
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import socket
@@ -38,6 +39,25 @@ def haproxy_binary() -> str | None:
         return None
 
 
+def serve_writes_what_is_expected() -> bool:
+    """Whether this version of Ray Serve configures HAProxy so that `haproxy_start` can change it."""
+    ray = importlib.util.find_spec("ray")
+    if ray is None or not ray.submodule_search_locations:
+        return False
+    template = Path(ray.submodule_search_locations[0], "serve", "_private", "haproxy_templates.py")
+    try:
+        doors = [
+            line.strip() for line in template.read_text().splitlines() if line.lstrip().startswith("bind ")
+        ]
+    except OSError:
+        return False
+    return [door for door in doors if "grpc" not in door] == [
+        "bind :{{ config.metrics_port }}",
+        "bind {{ config.frontend_host }}:{{ config.frontend_port }}",
+        "bind *:{{ config.stats_port }}",
+    ]
+
+
 def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
     """What Ray's processes must be told for HAProxy to be in front of one service, and of no other on the machine.
 
@@ -48,10 +68,16 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
 
     Returns:
         Environment variables; none where HAProxy cannot be in front: there is none for this system, the user has set
-        `SWITCH` to 0, or the folder's path is too long for its sockets.
+        `SWITCH` to 0, the folder's path is too long for its sockets, or this Ray configures it in another way.
     """
     binary = haproxy_binary()
-    if binary is None or os.environ.get(SWITCH, "1") != "1" or len(str(folder)) > _LONGEST_FOLDER:
+    wanted = os.environ.get(SWITCH, "1") == "1"
+    if (
+        binary is None
+        or not wanted
+        or len(str(folder)) > _LONGEST_FOLDER
+        or not serve_writes_what_is_expected()
+    ):
         return {}
     own = folder / "h"
     own.mkdir(mode=0o700)

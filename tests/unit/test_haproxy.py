@@ -58,13 +58,16 @@ def test_another_configuration_than_expected_is_refused(written: str) -> None:
 
 
 def test_serve_still_writes_what_is_expected() -> None:
-    lines = [line.strip() for line in HAPROXY_CONFIG_TEMPLATE.splitlines()]
-    assert [line for line in lines if line.startswith("bind ") and "grpc" not in line] == [
-        "bind :{{ config.metrics_port }}",
-        "bind {{ config.frontend_host }}:{{ config.frontend_port }}",
-        "bind *:{{ config.stats_port }}",
-    ]
+    assert haproxy.serve_writes_what_is_expected()
     assert "    mode http\n" in HAPROXY_CONFIG_TEMPLATE.split("defaults\n")[1].split("frontend")[0]
+
+
+def test_another_version_of_serve_keeps_its_own_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    monkeypatch.setattr(haproxy, "serve_writes_what_is_expected", lambda: False)
+    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
 
 
 def test_every_variable_is_one_that_serve_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.errors import ConfigurationError
 from serve_app import haproxy
+from serve_app.errors import ConfigurationError
 from serve_app.haproxy import SWITCH, haproxy_environment
 from serve_app.ray_environment import ONE_NODE, environment_for_ray, environment_of_one_service
 from serve_app.settings import (
