@@ -9,12 +9,15 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app import handle_pool
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.errors import DeadlineUnreachable, PoolUnavailable, QueueFull
+from serve_app.handle_errors import reason
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
 from serve_app.pool_status import PoolState
@@ -240,6 +243,24 @@ async def test_a_lost_replica_counts_as_gone_until_one_answers() -> None:
     await asyncio.sleep(0.01)  # it was asked in the background
     assert pool.start_s() == 0.0
     pool.close()
+
+
+async def test_a_broken_connection_is_a_lost_replica_too_and_said_in_one_sentence() -> None:
+    reset = AioRpcError(
+        StatusCode.INTERNAL, Metadata(), Metadata(), details="Stream removed", debug_error_string="-"
+    )
+    handle = Handle(facts=[Reply(FACTS), Reply(asyncio.Event())], generate=[Reply(LOAD, reset)])
+    pool = _pool(handle, Watch(1), expected_start_s=30.0)
+    await pool.facts()
+    with pytest.raises(PoolUnavailable, match="died while drawing"):
+        await _drawn(pool)
+    assert (await pool.status()).last_error == "a replica died: Stream removed"
+    pool.close()
+
+
+@pytest.mark.parametrize(("details", "said"), [("no room", "no room"), (None, "unavailable")])
+def test_of_a_failed_call_only_its_reason_is_told(details: str | None, said: str) -> None:
+    assert reason(AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=details)) == said
 
 
 async def test_of_several_replicas_the_others_go_on() -> None:
