@@ -68,7 +68,8 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
 
     Returns:
         Environment variables; none where HAProxy cannot be in front: there is none for this system, the user has set
-        `SWITCH` to 0, the folder's path is too long for its sockets, or this Ray configures it in another way.
+        `SWITCH` to 0, the folder's path is too long for its sockets, its file system is mounted without programs, or this
+        Ray configures HAProxy in another way.
     """
     binary = haproxy_binary()
     wanted = os.environ.get(SWITCH, "1") == "1"
@@ -85,6 +86,8 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
     command = [sys.executable, "-I", haproxy_start.__file__, binary, host, str(port)]
     start.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     start.chmod(stat.S_IRWXU)
+    if not os.access(start, os.X_OK):
+        return {}
     fallback, metrics, statistics = _free_ports(3)
     return {
         SWITCH: "1",

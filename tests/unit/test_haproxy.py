@@ -86,6 +86,14 @@ def test_the_sockets_of_a_long_folder_would_not_open(tmp_path: Path) -> None:
     assert haproxy_environment(long, "127.0.0.1", 8000) == {}
 
 
+def test_where_no_program_may_lie_serves_own_proxy_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+    monkeypatch.setattr(os, "access", lambda path, mode: "start" not in str(path))
+    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+
+
 def test_who_wants_serves_own_proxy_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
