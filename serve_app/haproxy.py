@@ -68,8 +68,8 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
 
     Returns:
         Environment variables; none where HAProxy cannot be in front: there is none for this system, the user has set
-        `SWITCH` to 0, the folder's path is too long for its sockets, its file system is mounted without programs, or this
-        Ray configures HAProxy in another way.
+        `SWITCH` to 0, the folder's path is too long for its sockets, its file system is mounted without programs, or
+        this Ray configures HAProxy in another way.
     """
     binary = haproxy_binary()
     wanted = os.environ.get(SWITCH, "1") == "1"
