@@ -87,7 +87,7 @@ class LocalService:
             with environment_of_one_service(front):
                 context = ray.init(
                     address="local",
-                    _node_ip_address="127.0.0.1",  # Ray's own ports stay on loopback too
+                    _node_ip_address="127.0.0.1",  # where Ray's processes look for each other
                     include_dashboard=self._dashboard_port is not None,
                     dashboard_host="127.0.0.1",
                     dashboard_port=self._dashboard_port,
@@ -106,20 +106,20 @@ class LocalService:
         (node,) = ray.nodes()
         self.metrics_url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={
-                "host": INSIDE if front else self._host,
-                "port": self._port,
-                "keep_alive_timeout_s": 90,
-            },
-            logging_config={
-                "log_level": "INFO",
-                "enable_access_log": True,
-                "encoding": self._settings.log_format.upper(),
-            },
-        )
         try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={
+                    "host": INSIDE if front else self._host,
+                    "port": self._port,
+                    "keep_alive_timeout_s": 90,
+                },
+                logging_config={
+                    "log_level": "INFO",
+                    "enable_access_log": True,
+                    "encoding": self._settings.log_format.upper(),
+                },
+            )
             serve.run(application, name=APP_NAME, route_prefix="/")
         except RuntimeError as error:
             raise ConfigurationError(self._deploy_failure(str(error))) from error

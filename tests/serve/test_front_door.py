@@ -36,7 +36,8 @@ def test_ten_pictures_in_one_answer_are_larger_than_grpcs_own_limit(client: http
 
 def test_callers_without_a_key_are_told_apart_by_their_address(service: RunningService) -> None:
     def of(address: str) -> httpx.Client:
-        return httpx.Client(base_url=service.url, transport=httpx.HTTPTransport(local_address=address))
+        transport = httpx.HTTPTransport(local_address=address)
+        return httpx.Client(base_url=service.url, transport=transport, trust_env=False)
 
     def jobs(one: httpx.Client) -> int:
         return int(one.get("/sdapi/v1/progress").json()["state"]["job_count"])

@@ -35,6 +35,14 @@ listen stats
 """
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where HAProxy would be in front."""
+    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", len(str(tmp_path)))
+    monkeypatch.delenv(haproxy.SWITCH, raising=False)
+    return tmp_path
+
+
 def doors(configuration: str) -> list[str]:
     return [line.split()[1] for line in configuration.splitlines() if line.strip().startswith("bind ")]
 
@@ -62,63 +70,52 @@ def test_serve_still_writes_what_is_expected() -> None:
     assert "    mode http\n" in HAPROXY_CONFIG_TEMPLATE.split("defaults\n")[1].split("frontend")[0]
 
 
-def test_another_version_of_serve_keeps_its_own_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
-    monkeypatch.setattr(haproxy, "serve_writes_what_is_expected", lambda: False)
-    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
-
-
-def test_every_variable_is_one_that_serve_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
+def test_every_variable_is_one_that_serve_reads(folder: Path) -> None:
     source = Path(constants.__file__).read_text()
-    told = haproxy_environment(tmp_path, "127.0.0.1", 8000)
+    told = haproxy_environment(folder, "127.0.0.1", 8000)
     assert {name for name in told if f'"{name}"' not in source} == set()
     ports = [int(value) for name, value in told.items() if name.endswith("PORT")]
     assert len(set(ports)) == 3
-    assert stat.S_IMODE((tmp_path / "h").stat().st_mode) == stat.S_IRWXU
+    assert stat.S_IMODE((folder / "h").stat().st_mode) == stat.S_IRWXU
 
 
-def test_the_sockets_of_a_long_folder_would_not_open(tmp_path: Path) -> None:
-    long = tmp_path / ("x" * 40)
-    long.mkdir()
-    assert haproxy_environment(long, "127.0.0.1", 8000) == {}
-
-
-def test_where_no_program_may_lie_serves_own_proxy_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "name", "answer"),
+    [
+        (haproxy, "haproxy_binary", lambda: None),
+        (haproxy, "serve_writes_what_is_expected", lambda: False),
+        (os, "access", lambda path, mode: "start" not in str(path)),
+    ],
+    ids=["no HAProxy for this system", "another version of Ray", "no programs in the folder"],
+)
+def test_where_haproxy_cannot_be_serves_own_proxy_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: object, name: str, answer: object
 ) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
-    monkeypatch.setattr(os, "access", lambda path, mode: "start" not in str(path))
-    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+    monkeypatch.setattr(what, name, answer)
+    assert haproxy_environment(folder, "127.0.0.1", 8000) == {}
 
 
-def test_who_wants_serves_own_proxy_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
-    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
-    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+def test_who_wants_serves_own_proxy_keeps_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(haproxy.SWITCH, "0")
+    assert haproxy_environment(folder, "127.0.0.1", 8000) == {}
 
 
-def test_a_system_without_haproxy_keeps_serves_own_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
-    monkeypatch.setattr(haproxy, "haproxy_binary", lambda: None)
-    assert haproxy_environment(tmp_path, "127.0.0.1", 8000) == {}
+def test_the_sockets_of_a_longer_folder_would_not_open(folder: Path) -> None:
+    longer = folder / "x"
+    longer.mkdir()
+    assert haproxy_environment(longer, "127.0.0.1", 8000) == {}
 
 
 def test_the_started_process_is_haproxy_with_its_own_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", 500)
-    stand_in = tmp_path / "haproxy with a space"
+    stand_in = folder / "haproxy with a space"
     stand_in.write_text('#!/bin/sh\necho "$$ $@"\n')
     stand_in.chmod(0o700)
     monkeypatch.setattr(haproxy, "haproxy_binary", lambda: str(stand_in))
-    written = tmp_path / "haproxy.cfg"
+    written = folder / "haproxy.cfg"
     written.write_text(WRITTEN)
-    start = haproxy_environment(tmp_path, "0.0.0.0", 8000)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    start = haproxy_environment(folder, "0.0.0.0", 8000)["RAY_SERVE_HAPROXY_BINARY_PATH"]
     process = subprocess.Popen(
         [start, "-db", "-f", str(written), "-sf", "7"],
         stdout=subprocess.PIPE,
