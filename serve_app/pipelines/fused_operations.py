@@ -2,13 +2,14 @@
 
 On NVIDIA GPUs they are Triton's (`triton_pictures`, `triton_tokens`), elsewhere PyTorch's own operations one after
 another: the same results but for rounding, so that all that is built on them is the same code on every device.
-What a linear layer of 8 bits reads (`Scaled`) is rounded in the same pass.
+What a linear layer of 8 bits reads is rounded in the same pass.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ def _load() -> Any:
 
     return SimpleNamespace(
         add_layer_norm=triton_tokens.add_layer_norm,
+        add_rows=triton_tokens.add_rows,
         geglu=triton_tokens.geglu,
         group_norm=triton_pictures.group_norm,
         add_with_bias=triton_pictures.add_with_bias,
@@ -77,17 +79,18 @@ def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool =
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     x, other = (random(2, 64, 24, 20).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    groups, add, rows, more = torch.nn.GroupNorm(8, 64), random(2, 64), random(2, 30, 640), random(2, 30, 640)
+    groups, add, rows, shift = torch.nn.GroupNorm(8, 64), random(2, 64), random(2, 30, 640), random(640).float()
+    more = Scaled(random(2, 30, 640), random(60, 1).float())
     norm = torch.nn.LayerNorm(640)
     for one in (groups, norm):
         one.to(device, dtype)
     exactly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
         lambda: (group_norm(x, groups, add=add, silu=True), group_norm(x, groups, silu=False)),
-        lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm)),
+        lambda: (*add_layer_norm(rows, more, norm, shift=shift), add_rows(rows, more)),
         lambda: (_plain(geglu(rows)), add_with_bias(x, other, add[0]), interleave(x, add[0, :16])),
     ]
     roughly: list[Callable[[], tuple[torch.Tensor, ...]]] = [
-        lambda: tuple(_plain(one) for one in add_layer_norm(rows, more, norm, in_8_bits=True)),
+        lambda: add_layer_norm(rows, more, norm, shift=shift, factor=factor_of(norm)),
         lambda: (_plain(geglu(rows, in_8_bits=True)),),
     ]
     tasks = [(task, _CHECKED_ERROR) for task in exactly]
@@ -113,16 +116,16 @@ def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool =
 
 
 def _plain(x: torch.Tensor | Scaled) -> torch.Tensor:
-    """As numbers, (rows, channels) from 8 bits."""
+    """As numbers, (rows, channels) where rows have scales."""
     return x.values.float().flatten(0, -2) * x.scales if isinstance(x, Scaled) else x
 
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A tensor in 8 bits, each of its rows with a scale of its own.
+    """A tensor each of whose rows has a scale of its own.
 
     Attributes:
-        values: (..., channels), `EIGHT_BITS`.
+        values: (..., channels); `EIGHT_BITS`, or what a product has made of them.
         scales: (rows, 1) float32: what a row's values are multiplied by.
     """
 
@@ -163,34 +166,67 @@ def group_norm(
     return functional.silu(x) if silu else x
 
 
+def factor_of(norm: torch.nn.LayerNorm) -> float:
+    """What a layer norm is multiplied by for 8 bits: its largest possible value becomes the type's largest.
+
+    A row of n numbers with mean 0 and variance 1 has none beyond sqrt(n). Floating-point types keep their digits far
+    below their largest number, so that nothing is lost by a factor that holds for every row, and no row's largest
+    number has to be found.
+    """
+    weight, bias = norm.weight.detach().float().abs(), norm.bias.detach().float().abs()
+    largest = (weight * math.sqrt(len(weight)) + bias).max().item()
+    return _LARGEST / max(largest, 1e-12)
+
+
 def add_layer_norm(
-    x: torch.Tensor, add: torch.Tensor | None, norm: torch.nn.LayerNorm, *, in_8_bits: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | Scaled]:
-    """`x + add`, and its layer norm.
+    x: torch.Tensor,
+    add: Scaled | None,
+    norm: torch.nn.LayerNorm,
+    *,
+    shift: torch.Tensor | None = None,
+    factor: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x + add`, and the layer norm of `x + add + shift`.
 
     Args:
         x: (..., channels).
         add: As `x`; None adds nothing.
         norm: Over the last dimension, with weight and bias.
-        in_8_bits: Whether the norm is answered as `Scaled`.
+        shift: (channels,); None adds nothing.
+        factor: What the norm is multiplied by to be answered in `EIGHT_BITS`, see `factor_of`; None answers it as `x`.
 
     Returns:
-        The sum and its norm.
+        The sum and the norm.
     """
     if _by_kernels(x):
-        total, values, scales = _KERNELS.add_layer_norm(
+        answer: tuple[torch.Tensor, torch.Tensor] = _KERNELS.add_layer_norm(
             x.contiguous(),
-            None if add is None else add.contiguous(),
+            None if add is None else add.values.contiguous(),
+            None if add is None else add.scales,
+            shift,
             norm.weight,
             norm.bias,
             norm.eps,
-            in_8_bits,
+            factor,
         )
-        return total, values if scales is None else Scaled(values, scales)
+        return answer
     if add is not None:
-        x = x + add
-    normed = norm(x)
-    return x, Scaled.of(normed) if in_8_bits else normed
+        x = add_rows(x, add)
+    normed = norm(x if shift is None else x + shift.to(x.dtype))
+    return x, normed if factor is None else (normed.float() * factor).to(EIGHT_BITS)
+
+
+def add_rows(x: torch.Tensor, add: Scaled) -> torch.Tensor:
+    """`x + add`.
+
+    Args:
+        x: (..., channels).
+        add: As `x`.
+    """
+    if _by_kernels(x):
+        answer: torch.Tensor = _KERNELS.add_rows(x.contiguous(), add.values.contiguous(), add.scales)
+        return answer
+    return (x.float() + _plain(add).view(x.shape)).to(x.dtype)
 
 
 def geglu(x: torch.Tensor, *, in_8_bits: bool = False) -> torch.Tensor | Scaled:

@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs in Triton, over rows of tokens: layer norm after an addition, GEGLU, both also in 8 bits.
+"""Kernels for NVIDIA GPUs in Triton, over rows of tokens: additions, layer norm and GEGLU, those two also in 8 bits.
 
 Each reads and writes its tensors once, and sums in float32. Only imported where Triton is.
 `serve_app.pipelines.fused_operations` chooses between this and PyTorch's own.
@@ -28,67 +28,87 @@ def _scale(largest, LARGEST: tl.constexpr):
 
 @triton.jit
 def _layer_norm(
-    x, add, weight, bias, total, out, scales, channels, eps,
-    HAS_ADD: tl.constexpr, IN_8_BITS: tl.constexpr, LARGEST: tl.constexpr, CHANNELS: tl.constexpr,
+    x, add, add_scales, shift, weight, bias, total, out, channels, eps, factor,
+    HAS_ADD: tl.constexpr, HAS_SHIFT: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """One row: the sum, rounded as it is kept, and its norm."""
+    """One row: the sum, rounded as it is kept, and the norm of it and the shift."""
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, CHANNELS)
     known = channel < channels
     place = row * channels + channel
     value = tl.load(x + place, mask=known, other=0.0).to(tl.float32)
     if HAS_ADD:
-        value += tl.load(add + place, mask=known, other=0.0).to(tl.float32)
+        value += tl.load(add + place, mask=known, other=0.0).to(tl.float32) * tl.load(add_scales + row)
         rounded = value.to(total.dtype.element_ty)
         tl.store(total + place, rounded, mask=known)
         value = rounded.to(tl.float32)
+    if HAS_SHIFT:
+        value += tl.load(shift + channel, mask=known, other=0.0).to(tl.float32)
     mean = tl.sum(value, 0) / channels
     apart = tl.where(known, value - mean, 0.0)
     variance = tl.sum(apart * apart, 0) / channels
     scale = tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
     plus = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
-    value = apart / tl.sqrt(variance + eps) * scale + plus
-    if IN_8_BITS:
-        row_scale = _scale(_largest(value, known), LARGEST)
-        tl.store(scales + row, row_scale)
-        tl.store(out + place, (value / row_scale).to(out.dtype.element_ty), mask=known)
-    else:
-        tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
+    value = (apart / tl.sqrt(variance + eps) * scale + plus) * factor
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=known)
 
 
 def add_layer_norm(
     x: torch.Tensor,
     add: torch.Tensor | None,
+    add_scales: torch.Tensor | None,
+    shift: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     eps: float,
-    in_8_bits: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """`x + add`, and its layer norm.
+    factor: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x + add * add_scales`, and the layer norm of that and `shift`.
 
     Args:
         x: (..., channels), contiguous.
         add: As `x`, or None.
+        add_scales: (rows, 1) float32, where there is `add`.
+        shift: (channels,), or None.
         weight: (channels,).
         bias: (channels,).
         eps: Added to the variance.
-        in_8_bits: Whether the norm is answered in `EIGHT_BITS`, each row with a scale of its own.
+        factor: What the norm is multiplied by and then answered in `EIGHT_BITS`; None answers it as `x`.
 
     Returns:
-        The sum (`x` itself where nothing is added), the norm, and the scales, (rows, 1) float32, or None.
+        The sum (`x` itself where nothing is added) and the norm.
     """
     channels = x.shape[-1]
     rows = x.numel() // channels
     total = x if add is None else torch.empty_like(x)
-    out = torch.empty_like(x, dtype=EIGHT_BITS if in_8_bits else x.dtype)
-    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device) if in_8_bits else None
+    out = torch.empty_like(x, dtype=x.dtype if factor is None else EIGHT_BITS)
     block = triton.next_power_of_2(channels)
     _layer_norm[(rows,)](
-        x, x if add is None else add, weight, bias, total, out, x if scales is None else scales, channels, eps,
-        HAS_ADD=add is not None, IN_8_BITS=in_8_bits, LARGEST=LARGEST, CHANNELS=block,
-        num_warps=4 if block >= 1024 else 2,
+        x, x if add is None else add, x if add_scales is None else add_scales, x if shift is None else shift,
+        weight, bias, total, out, channels, eps, 1.0 if factor is None else factor,
+        HAS_ADD=add is not None, HAS_SHIFT=shift is not None, CHANNELS=block, num_warps=4 if block >= 1024 else 2,
     )  # fmt: skip
-    return total, out, scales
+    return total, out
+
+
+@triton.jit
+def _add_rows(x, add, add_scales, out, channels, count, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    scale = tl.load(add_scales + place // channels, mask=inside, other=0.0)
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(add + place, mask=inside, other=0.0).to(tl.float32) * scale
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=inside)
+
+
+def add_rows(x: torch.Tensor, add: torch.Tensor, add_scales: torch.Tensor) -> torch.Tensor:
+    """`x + add * add_scales`; arguments as of `add_layer_norm`."""
+    out = torch.empty_like(x)
+    block = 1024
+    _add_rows[(triton.cdiv(x.numel(), block),)](
+        x, add, add_scales, out, x.shape[-1], x.numel(), BLOCK=block, num_warps=4
+    )
+    return out
 
 
 @triton.jit
@@ -136,10 +156,10 @@ def geglu(x: torch.Tensor, in_8_bits: bool) -> tuple[torch.Tensor, torch.Tensor 
 
     Args:
         x: (..., 2 * channels), contiguous: values, then gates.
-        in_8_bits: As in `add_layer_norm`.
+        in_8_bits: Whether it is answered in `EIGHT_BITS`, each row with a scale of its own.
 
     Returns:
-        (..., channels), and the scales or None.
+        (..., channels), and the scales, (rows, 1) float32, or None.
     """
     channels = x.shape[-1] // 2
     out = x.new_empty((*x.shape[:-1], channels), dtype=EIGHT_BITS if in_8_bits else x.dtype)

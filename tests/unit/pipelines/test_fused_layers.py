@@ -128,13 +128,19 @@ class TestEightBits:
         error = (answer(eight, torch.bfloat16) - expected).norm() / expected.norm()
         assert 1e-4 < error < 0.1
 
-    def test_a_layer_multiplies_what_it_is_told(self) -> None:
+    @pytest.mark.parametrize("by_row", [False, True])
+    def test_a_layer_multiplies_what_it_is_told(self, by_row: bool) -> None:
         torch.manual_seed(0)
         linear = nn.Linear(32, 48).to(torch.bfloat16)
         x = torch.randn(3, 5, 32)
         expected = linear.float()(x)
-        layer = Linear8(linear.to(torch.bfloat16))
-        error = (layer(Scaled.of(x)).float() - expected).norm() / expected.norm()
+        layer = Linear8(linear.to(torch.bfloat16), None if by_row else 20.0)
+        answer = layer(Scaled.of(x) if by_row else (20.0 * x).to(torch.float8_e4m3fn))
+        if by_row:  # scales and bias are left to whoever adds it to something
+            assert isinstance(answer, Scaled)
+            answer = answer.values.float() * answer.scales.view(3, 5, 1) + linear.bias
+        assert isinstance(answer, torch.Tensor)
+        error = (answer.float() - expected).norm() / expected.norm()
         assert error < 0.05
         assert layer.weight.dtype == torch.float8_e4m3fn
 
