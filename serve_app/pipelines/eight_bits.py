@@ -38,7 +38,7 @@ class Linear8(nn.Module):
         self.factor = factor
         self.register_buffer("weight", (weight / scale).to(EIGHT_BITS))
         self.register_buffer("scale", scale)
-        self.register_buffer("input_scale", torch.tensor(1.0 if factor is None else 1.0 / factor))
+        self.register_buffer("input_scale", torch.full_like(scale, 1.0 if factor is None else 1.0 / factor))
         self.bias = linear.bias
         self.out_features = linear.out_features
 
