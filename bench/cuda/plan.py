@@ -95,6 +95,9 @@ TINY = Scale(
     repeats=2,
 )
 
+FASTEST = Subject("fp8, skip_guidance_after 0.8", cuda={"fp8": True, "skip_guidance_after": 0.8})
+"""Both options that change pictures."""
+
 ABLATIONS: tuple[Subject, ...] = (
     Subject("no graphs", cuda={"max_graphs": 0}),
     Subject("no channels_last", cuda={"channels_last": False}),
@@ -109,6 +112,7 @@ ABLATIONS: tuple[Subject, ...] = (
     Subject("cpu_offload encoders", cuda={"cpu_offload": "encoders"}),
     Subject("compile blocks", cuda={"compile": "blocks"}),
     Subject("fp8", cuda={"fp8": True}),
+    FASTEST,
 )
 
 
@@ -173,7 +177,8 @@ def plan(
             yield subjects[name], list(dict.fromkeys(wanted[name]))
     if "rows" in sections:  # later and in processes of their own: larger shapes take long to make ready
         yield subjects[OURS], together
-        yield subjects[PLAIN], [task for task in together if task.kind == "throughput"]
+        for subject in (subjects[PLAIN], FASTEST):
+            yield subject, [task for task in together if task.kind == "throughput"]
     if "rows" in sections and compiled:
         # One each: all in one process would be a long time in the compiler before the first figure.
         for rows in reversed(scale.rows):
@@ -182,7 +187,8 @@ def plan(
     if "ablation" in sections:
         for subject in ablations:
             if compiled or subject.cuda.get("compile", "off") == "off":
-                yield subject, image + single + pictures[:1]
+                few = pictures[2:] if subject.cuda.get("fp8") else []
+                yield subject, image + single + pictures[:1] + few
 
 
 def compiled_rows(rows: int) -> str:

@@ -51,10 +51,13 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
         _check_fp8(stock.unet, device)
     defaults = model_defaults(folder, pool)
     _set_vae_dtype(stock.vae, dtype, cuda, device)
-    if cuda.channels_last:
-        stock.unet.to(memory_format=torch.channels_last)
-        stock.vae.to(memory_format=torch.channels_last)
     whole = cuda.cpu_offload != "all"
+    if not whole and cuda.channels_last:
+        _lay_channels_last(stock)
+    _place(stock, device, pool)
+    # From here on the device itself lays out and puts together: for the host it is many seconds of copying.
+    if whole and cuda.channels_last:
+        _lay_channels_last(stock)
     text_states = TextStates(stock.unet) if whole and _text_states_wanted(stock.unet, cuda) else None
     if whole and cuda.fused_qkv:
         fuse_self_attention(stock.unet)
@@ -62,7 +65,6 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
         check_kernels(device, stock.unet.dtype, in_8_bits=cuda.fp8)
         fuse_layers(stock.unet)
         fuse_layers(stock.vae.decoder)
-    _place(stock, text_states, device, pool)
     if cuda.fp8:
         log.info("%d layers of the UNet compute in 8 bits", to_eight_bits(stock.unet))
     scale = int(stock.vae_scale_factor)
@@ -124,7 +126,12 @@ def _text_states_wanted(unet: Any, cuda: CudaSettings) -> bool:
     return cuda.text_states_once
 
 
-def _place(stock: Any, text_states: TextStates | None, device: torch.device, pool: PoolSettings) -> None:
+def _lay_channels_last(stock: Any) -> None:
+    stock.unet.to(memory_format=torch.channels_last)
+    stock.vae.to(memory_format=torch.channels_last)
+
+
+def _place(stock: Any, device: torch.device, pool: PoolSettings) -> None:
     """Everything on the device, or in host memory until it is used."""
     on_device = {"unet": stock.unet, "vae": stock.vae}
     offloaded = {"text_encoder": stock.text_encoder, "text_encoder_2": stock.text_encoder_2}
@@ -132,7 +139,7 @@ def _place(stock: Any, text_states: TextStates | None, device: torch.device, poo
         on_device, offloaded = on_device | offloaded, {}
     elif pool.cuda.cpu_offload == "all":
         on_device, offloaded = {}, on_device | offloaded
-    for part in (*on_device.values(), *([text_states] if text_states is not None else [])):
+    for part in on_device.values():
         move(part, device, pool)
     if not offloaded:
         return

@@ -79,7 +79,12 @@ def check_kernels(device: torch.device, dtype: torch.dtype, *, in_8_bits: bool =
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     x, other = (random(2, 64, 24, 20).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    groups, add, rows, shift = torch.nn.GroupNorm(8, 64), random(2, 64), random(2, 30, 640), random(640).float()
+    groups, add, rows, shift = (
+        torch.nn.GroupNorm(8, 64),
+        random(2, 64),
+        random(2, 30, 640),
+        random(640).float(),
+    )
     more = Scaled(random(2, 30, 640), random(60, 1).float())
     norm = torch.nn.LayerNorm(640)
     for one in (groups, norm):

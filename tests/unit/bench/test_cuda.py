@@ -22,6 +22,7 @@ from bench.cuda.measuring import LOADING, run
 from bench.cuda.plan import (
     ABLATIONS,
     COMPILED,
+    FASTEST,
     OURS,
     PLAIN,
     REFERENCE,
@@ -79,8 +80,8 @@ class TestPlan:
         names = [subject.name for subject, _ in work]
         assert names[:3] == [OURS, REFERENCE, PLAIN]
         # What takes long, row counts, comes after every subject's pictures, in processes of its own.
-        assert {name for name in names if names.count(name) > 1} == {OURS, PLAIN}
-        assert len(set(names)) == len(names) - 2
+        assert {name for name in names if names.count(name) > 1} == {OURS, PLAIN, FASTEST.name}
+        assert len(set(names)) == len(names) - 3
         again = len(names) - 1 - names[::-1].index(OURS)
         assert again > names.index(TUNED)
         assert {task.kind for task in work[again][1]} == {"step", "throughput"}
@@ -195,8 +196,13 @@ class TestConclusions:
                 results.put(subject.name, task.key, {"picture_s": 0.5, "pictures_per_s": 2.5, "step_ms": 1.0})
         told = io.StringIO()
         tables.show_aims(results, Scale(), Console(file=told, width=200))
-        lines = told.getvalue().splitlines()
-        assert [line.split()[-1] for line in lines[1:4]] == ["reached", "missed", "reached"]
+        lines = [line.split() for line in told.getvalue().splitlines()[1:4]]
+        # The options that change pictures are told apart; single pictures with them are in another section.
+        assert [(line.count("reached"), line.count("missed")) for line in lines] == [(1, 0), (0, 1), (2, 0)]
+        results.put(FASTEST.name, Task("picture", 512, 4).key, {"picture_s": 0.025})
+        told = io.StringIO()
+        tables.show_aims(results, Scale(), Console(file=told, width=200))
+        assert told.getvalue().splitlines()[2].split()[-4:] == ["0.500", "missed", "0.025", "reached"]
 
     def test_results_of_other_options_are_not_mixed(self, tmp_path: Path) -> None:
         Results(tmp_path, OPTIONS).put(OURS, "decode", {"decode_ms": 1.0})
