@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bench.cuda.plan import GUIDANCE_SCALE, PLAIN, REFERENCE, TUNED, Subject, Task
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers
@@ -166,17 +167,30 @@ class Stock:
                 kept.append(tensors["latents"][:1].float().cpu().numpy())
             return {}
 
-        images = self._pipe(
-            prompt=prompts,
-            height=task.side,
-            width=task.side,
-            num_inference_steps=task.steps,
-            guidance_scale=GUIDANCE_SCALE if task.guided else 0.0,
-            generator=[torch.Generator("cpu").manual_seed(seed + index) for index in range(len(prompts))],
-            callback_on_step_end=keep if task.kind == "latents" else None,
-        ).images
+        with Float32Noise():
+            images = self._pipe(
+                prompt=prompts,
+                height=task.side,
+                width=task.side,
+                num_inference_steps=task.steps,
+                guidance_scale=GUIDANCE_SCALE if task.guided else 0.0,
+                generator=[torch.Generator("cpu").manual_seed(seed + index) for index in range(len(prompts))],
+                callback_on_step_end=keep if task.kind == "latents" else None,
+            ).images
         pictures = [image.tobytes() for image in images]
         return kept[-1] if kept else np.zeros(0, np.float32), pictures[0]
+
+
+class Float32Noise(TorchFunctionMode):
+    """Draws all noise in float32 and rounds it: in some releases of PyTorch a generator's 16-bit numbers are others."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn and kwargs.get("dtype") in (torch.float16, torch.bfloat16):
+            return func(*args, **{**kwargs, "dtype": torch.float32}).to(kwargs["dtype"])
+        return func(*args, **kwargs)
 
 
 def median(values: list[float]) -> float:

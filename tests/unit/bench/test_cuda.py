@@ -38,7 +38,7 @@ from bench.cuda.plan import (
     plan,
 )
 from bench.cuda.results import Results
-from bench.cuda.sides import timed_ms
+from bench.cuda.sides import Float32Noise, timed_ms
 from serve_app.noise_schedulers import NOISE_SCHEDULERS
 from serve_app.settings import CudaSettings
 
@@ -152,6 +152,16 @@ class TestMeasuring:
         results.forget_failures()
         assert results.get("fp8", possible.key) is None
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_diffusers_starts_from_the_same_noise_in_any_type(self, dtype: torch.dtype) -> None:
+        def noise(dtype: torch.dtype) -> torch.Tensor:
+            return torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7), dtype=dtype)
+
+        with Float32Noise():
+            rounded, other = noise(dtype), torch.zeros(2, dtype=dtype)
+        assert torch.equal(rounded, noise(torch.float32).to(dtype))
+        assert (rounded.dtype, other.dtype) == (dtype, dtype)
+
     def test_the_first_calls_are_left_out(self) -> None:
         calls = 0
 
@@ -173,6 +183,7 @@ class TestConclusions:
             (0.014, 0.01, True),
             (0.02, 0.01, False),
             (9e-4, 1e-6, True),
+            (0.2, 0.6, False),
             (float("nan"), 0.01, False),
         ],
     )
