@@ -9,19 +9,19 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import context
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ServeStatus
 
 logger = logging.getLogger(__name__)
 
 MAX_AGE_S = 1.0
-"""Counts are never asked for more often. One question takes the controller about 20 ms, and the process that asks
-50 ms, in which Ray turns the whole configuration into objects while the event loop hardly runs."""
+"""Counts are never asked for more often: one question takes the controller about 20 ms."""
 
 STALE_S = 10.0
 """A request does with counts of this age rather than wait for newer ones."""
@@ -51,15 +51,68 @@ class ReplicaCounts:
     message: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DeploymentReport:
+    """What Ray Serve says of one deployment.
+
+    Attributes:
+        status: In Ray's words, such as ``HEALTHY``.
+        replica_states: How many replicas are in which state.
+        message: Of what is going on, or empty.
+    """
+
+    status: str
+    replica_states: Mapping[str, int]
+    message: str
+
+
+def ask_serve(app_name: str) -> Mapping[str, DeploymentReport]:
+    """The deployments of an application by name; none where there is no such application. Blocks.
+
+    `serve.status` is made of the same answer, but turns all of the cluster's configuration into objects before, which
+    takes 50 ms in which the event loop hardly runs. It is asked where another release of Ray answers otherwise.
+
+    Raises:
+        RayError, RayServeException, ConnectionError: Ray does not answer.
+    """
+    client = context._get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return {}
+    try:
+        told = client.get_serve_details()["applications"].get(app_name, {"deployments": {}})
+        return {
+            name: DeploymentReport(
+                _text(one["status"]),
+                Counter(_text(replica["state"]) for replica in one["replicas"]),
+                one["message"],
+            )
+            for name, one in told["deployments"].items()
+        }
+    except (AttributeError, KeyError, TypeError):
+        logger.debug("this release of Ray tells its status in another way", exc_info=True)
+    application = serve.status().applications.get(app_name)
+    return {
+        name: DeploymentReport(str(one.status.value), one.replica_states, one.message)
+        for name, one in (application.deployments.items() if application is not None else ())
+    }
+
+
+def _text(state: object) -> str:
+    """Of an enumeration's member its value: Ray answers with members in some places and with texts in others."""
+    return str(getattr(state, "value", state))
+
+
 class ReplicaWatch:
     """One for all pools of a process; asks at most once per `MAX_AGE_S`, and not at all while nobody wants to know.
 
     Args:
         app_name: The Serve application.
-        ask: Gives the status; blocks, so it is called on a thread.
+        ask: Tells of the application's deployments; blocks, so it is called on a thread.
     """
 
-    def __init__(self, app_name: str, ask: Callable[[], ServeStatus] = serve.status) -> None:
+    def __init__(
+        self, app_name: str, ask: Callable[[str], Mapping[str, DeploymentReport]] = ask_serve
+    ) -> None:
         self._app_name = app_name
         self._ask = ask
         self._counts: Mapping[str, ReplicaCounts] = {}
@@ -84,25 +137,17 @@ class ReplicaWatch:
     async def _refresh(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                status = await asyncio.to_thread(self._ask)
+                deployments = await asyncio.to_thread(self._ask, self._app_name)
         except (RayError, RayServeException, TimeoutError, ConnectionError) as error:
             logger.warning("Ray Serve does not tell its status: %s", error)
             self._counts = {}  # the pools then go by what they see themselves
         else:
-            application = status.applications.get(self._app_name)
-            deployments = application.deployments if application is not None else {}
-            self._counts = {
-                name: _counted(
-                    {str(getattr(state, "value", state)): n for state, n in one.replica_states.items()},
-                    str(one.status.value),
-                    one.message,
-                )
-                for name, one in deployments.items()
-            }
+            self._counts = {name: _counted(one) for name, one in deployments.items()}
         self._asked_at = time.monotonic()
 
 
-def _counted(states: Mapping[str, int], status: str, message: str) -> ReplicaCounts:
+def _counted(report: DeploymentReport) -> ReplicaCounts:
+    states, status = report.replica_states, report.status
     running = states.get("RUNNING", 0) + states.get("PENDING_MIGRATION", 0)
     ending = states.get("STOPPING", 0) + states.get("STOPPED", 0)
     unwell = status in ("UNHEALTHY", "DEPLOY_FAILED")
@@ -110,7 +155,7 @@ def _counted(states: Mapping[str, int], status: str, message: str) -> ReplicaCou
         running=running,
         wanted=sum(states.values()) - ending,
         failed=status == "DEPLOY_FAILED" and running == 0,
-        message=one_sentence(message) if unwell else None,
+        message=one_sentence(report.message) if unwell else None,
     )
 
 
