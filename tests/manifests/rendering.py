@@ -20,6 +20,8 @@ KUBERAY = ROOT / "kuberay"
 OVERLAYS = tuple(sorted(folder.name for folder in (KUBERAY / "overlays").iterdir()))
 COMPONENTS = tuple(sorted(folder.name for folder in (KUBERAY / "components").iterdir()))
 BATCH = ("batch/job", "batch/rayjob")
+EVERYTHING = ("api-keys", "dashboard-nginx", "gateway-api", "gcs-fault-tolerance", "output-s3")
+DOCUMENTED_SECRETS = ROOT / "docs" / "deploy" / "secrets.md"
 
 Manifest = dict[str, Any]
 
@@ -52,6 +54,11 @@ def render_with(overlay: str, *components: str) -> tuple[Manifest, ...]:
         }
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(content))
         return _objects(Path(folder))
+
+
+def everything(overlay: str) -> tuple[Manifest, ...]:
+    """An overlay with all that can be added to any of them."""
+    return render_with(overlay, *EVERYTHING)
 
 
 def _objects(folder: Path) -> tuple[Manifest, ...]:

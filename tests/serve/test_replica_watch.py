@@ -30,5 +30,7 @@ def test_the_controller_is_read_as_ray_reads_it(
 
 def test_clients_are_told_of_the_replicas(service: RunningService) -> None:
     pools = httpx.get(f"{service.url}/api/pools", trust_env=False).json()
-    told = {pool["pool"]: (pool["state"], pool["replicas_running"], pool["replicas_wanted"]) for pool in pools}
+    told = {
+        pool["pool"]: (pool["state"], pool["replicas_running"], pool["replicas_wanted"]) for pool in pools
+    }
     assert told == {"default": ("ready", 2, 2), "slow": ("ready", 1, 1)}

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serve_app.api.jobs import JobRequest
-from serve_app.api.sse import HEARTBEAT
 from serve_app.errors import GenerationFailed, JobsUnavailable, StoreUnavailable
 from serve_app.fake_service import FakeImageService
-from serve_app.request import RequestDraft
-from serve_app.result import GenerationResult, StepProgress
 from serve_app.settings import JobsSettings, Settings, StoreSettings
 from tests.unit.api.conftest import ClientFor, client_for
+from tests.unit.api.ordering import SMALL, end_of, post_job
 from tests.unit.fuzzing import fuzzed
-
-SMALL = {"prompt": "a red fox", "width": 64, "height": 64, "seed": 7}
-
-
-async def _ended(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(10):
-        while True:
-            body: dict[str, Any] = (await client.get(f"/api/jobs/{job_id}")).json()
-            if body["state"] in ("finished", "failed", "cancelled"):
-                return body
-            await asyncio.sleep(0.01)
-
-
-def _parse(text: str) -> list[dict[str, Any]]:
-    events = []
-    for block in text.split("\n\n"):
-        if block and not block.startswith(":"):
-            event = dict(line.split(": ", 1) for line in block.split("\n"))
-            events.append({**event, "id": int(event["id"]), "data": json.loads(event["data"])})
-    return events
-
-
-async def _post(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
-    return await client.post("/api/jobs", json={**SMALL, **fields})
 
 
 async def test_a_job_from_order_to_picture(client: httpx.AsyncClient, service: FakeImageService) -> None:
     fields = {"num_images": 2, "format": "webp", "num_inference_steps": 3, "priority": "batch"}
-    accepted = await _post(client, **fields, negative_prompt="x", guidance_scale=2, scheduler="ddim")
+    accepted = await post_job(client, **fields, negative_prompt="x", guidance_scale=2, scheduler="ddim")
     assert accepted.status_code == 202
     body = accepted.json()
     assert (body["state"], body["position"], body["seed"], body["result"]) == ("queued", 0, 7, None)
@@ -67,7 +38,7 @@ async def test_a_job_from_order_to_picture(client: httpx.AsyncClient, service: F
         "result": f"{address}/result",
     }
     assert accepted.headers["location"] == address
-    ended = await _ended(client, body["id"])
+    ended = await end_of(client, body["id"])
     assert (ended["state"], ended["progress"], ended["step"], ended["num_inference_steps"]) == (
         "finished",
         1.0,
@@ -97,113 +68,9 @@ async def test_urls_hold_behind_a_proxy(client: httpx.AsyncClient) -> None:
     assert body["urls"]["status"] == f"https://example.com/serve/api/jobs/{body['id']}"
 
 
-async def test_events_from_first_to_last(client: httpx.AsyncClient, service: FakeImageService) -> None:
-    job_id = (await _post(client)).json()["id"]
-    answer = await client.get(f"/api/jobs/{job_id}/events")
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["x-accel-buffering"] == "no"
-    assert "no-cache" in answer.headers["cache-control"]
-    events = _parse(answer.text)
-    assert [event["event"] for event in events] == ["queued", "starting", *["step"] * 5, "finished"]
-    assert [event["id"] for event in events] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert events[3]["data"] == {
-        "id": job_id,
-        "state": "running",
-        "position": None,
-        "step": 1,
-        "num_inference_steps": 4,
-        "progress": 0.25,
-        "eta_s": events[3]["data"]["eta_s"],
-        "message": None,
-        "image_index": 0,
-    }
-    assert events[-1]["data"] == await _ended(client, job_id)
-
-
-async def test_a_reader_comes_back_with_the_last_event_id(client: httpx.AsyncClient) -> None:
-    job_id = (await _post(client)).json()["id"]
-    await _ended(client, job_id)
-
-    async def numbers(last_event_id: str) -> list[int]:
-        answer = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": last_event_id})
-        assert answer.status_code == 200
-        return [event["id"] for event in _parse(answer.text)]
-
-    assert await numbers("4") == [5, 6, 7, 8]
-    assert await numbers("0") == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert await numbers("999") == [8]
-    seen = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": "8"})
-    assert seen.status_code == 204
-    odd = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": "x"})
-    assert (odd.status_code, odd.json()["error"]["field"]) == (422, "Last-Event-ID")
-
-
-async def test_a_reader_who_missed_too_much_begins_with_the_state_now(
-    tmp_path: Path, make_client: ClientFor
-) -> None:
-    settings = Settings(store=StoreSettings(url=str(tmp_path)), jobs=JobsSettings(event_buffer=2))
-    async with make_client(FakeImageService(settings)) as client:
-        job_id = (await _post(client)).json()["id"]
-        await _ended(client, job_id)
-        for last_event_id, expected in (("2", [8]), ("6", [7, 8])):
-            answer = await client.get(f"/api/jobs/{job_id}/events", headers={"Last-Event-ID": last_event_id})
-            assert [event["id"] for event in _parse(answer.text)] == expected
-
-
-async def test_silence_is_filled_with_heartbeats(tmp_path: Path, make_client: ClientFor) -> None:
-    settings = Settings(store=StoreSettings(url=str(tmp_path)), jobs=JobsSettings(heartbeat_s=0.02))
-    async with make_client(FakeImageService(settings, delay_s=0.1)) as client:
-        job_id = (await _post(client, num_inference_steps=2)).json()["id"]
-        answer = await client.get(f"/api/jobs/{job_id}/events")
-    assert 4 <= answer.content.count(HEARTBEAT) <= 12
-    assert [event["event"] for event in _parse(answer.text)] == [
-        "queued",
-        "starting",
-        "step",
-        "step",
-        "step",
-        "finished",
-    ]
-
-
-async def test_previews_come_as_base64(
-    client: httpx.AsyncClient, service: FakeImageService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = service.stream
-
-    async def with_previews(
-        draft: RequestDraft, *, progress: bool = False
-    ) -> AsyncGenerator[StepProgress | GenerationResult, None]:
-        async for event in plain(draft, progress=progress):
-            if isinstance(event, StepProgress) and draft.preview_every and event.step:
-                event = replace(event, preview=f"png {event.step}".encode())
-            yield event
-
-    monkeypatch.setattr(service, "stream", with_previews)
-    service.delay_s = 0.05
-    job_id = (await _post(client, preview_every=1)).json()["id"]
-    events = _parse((await client.get(f"/api/jobs/{job_id}/events")).text)
-    previews = [event["data"].get("preview") for event in events]
-    expected = [base64.b64encode(f"png {step}".encode()).decode() for step in (1, 2, 3, 4)]
-    assert previews == [None, None, None, *expected, None]
-
-
-async def test_leaving_the_events_does_not_stop_the_job(
-    client: httpx.AsyncClient, service: FakeImageService
-) -> None:
-    service.delay_s = 0.05
-    job_id = (await _post(client)).json()["id"]
-    reader = asyncio.create_task(client.get(f"/api/jobs/{job_id}/events"))
-    await asyncio.sleep(0.05)
-    reader.cancel()
-    await asyncio.gather(reader, return_exceptions=True)
-    assert (await _ended(client, job_id))["state"] == "finished"
-    assert service.cancelled == []
-
-
 async def test_cancelling(client: httpx.AsyncClient, service: FakeImageService) -> None:
     service.delay_s = 30.0
-    job_id = (await _post(client)).json()["id"]
+    job_id = (await post_job(client)).json()["id"]
     waiting = await client.get(f"/api/jobs/{job_id}/result")
     assert waiting.status_code == 202
     assert waiting.headers["retry-after"] == "1"
@@ -217,8 +84,8 @@ async def test_cancelling(client: httpx.AsyncClient, service: FakeImageService) 
 
 async def test_a_failed_job_says_why(client: httpx.AsyncClient, service: FakeImageService) -> None:
     service.failure = GenerationFailed("the picture is not finite")
-    job_id = (await _post(client)).json()["id"]
-    body = await _ended(client, job_id)
+    job_id = (await post_job(client)).json()["id"]
+    body = await end_of(client, job_id)
     assert body["error"] == {
         "code": "generation_failed",
         "message": "the picture is not finite",
@@ -241,7 +108,7 @@ async def test_idempotency_keys(client: httpx.AsyncClient, service: FakeImageSer
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
     assert "idempotent-replayed" not in first.headers
     assert again.headers["idempotent-replayed"] == "true"
-    await _ended(client, first.json()["id"])
+    await end_of(client, first.json()["id"])
     late = await post(SMALL)
     assert (late.status_code, late.json()["id"], late.json()["state"]) == (
         200,
@@ -294,7 +161,7 @@ async def test_a_key_with_a_random_seed_keeps_its_seed(client: httpx.AsyncClient
 async def test_bad_input_names_the_field(
     client: httpx.AsyncClient, service: FakeImageService, fields: dict[str, Any], field: str
 ) -> None:
-    answer = await _post(client, **fields)
+    answer = await post_job(client, **fields)
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field), answer.text
     assert service.drafts == []
 
@@ -304,7 +171,7 @@ async def test_webhooks_to_the_own_network_are_refused(tmp_path: Path, make_clie
     settings = Settings(store=StoreSettings(url=str(tmp_path)), jobs=jobs)
     async with make_client(FakeImageService(settings)) as client:
         for url in ("http://example.com/", "https://127.0.0.1/", "https://localhost/", "https://2130706433/"):
-            answer = await _post(client, webhook_url=url)
+            answer = await post_job(client, webhook_url=url)
             assert (answer.status_code, answer.json()["error"]["field"]) == (422, "webhook_url")
 
 
@@ -351,8 +218,8 @@ async def test_json_without_its_content_type(client: httpx.AsyncClient) -> None:
 async def test_too_many_jobs(tmp_path: Path, make_client: ClientFor) -> None:
     settings = Settings(store=StoreSettings(url=str(tmp_path)), jobs=JobsSettings(max_unfinished=1))
     async with make_client(FakeImageService(settings, delay_s=30.0)) as client:
-        await _post(client)
-        refused = await _post(client)
+        await post_job(client)
+        refused = await post_job(client)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "too_many_jobs"
@@ -371,7 +238,7 @@ async def test_when_the_keeper_is_away(
     monkeypatch.setattr(service.jobs, "submit", refuse)
     monkeypatch.setattr(service.jobs, "get", refuse)
     for answer in (
-        await _post(client),
+        await post_job(client),
         await client.get("/api/jobs/x"),
         await client.get("/api/jobs/x/events"),
     ):
@@ -392,7 +259,7 @@ async def test_unknown_jobs(client: httpx.AsyncClient, method: str, path: str, j
 
 async def test_a_deadline_is_kept(client: httpx.AsyncClient, service: FakeImageService) -> None:
     service.delay_s = 30.0
-    job_id = (await _post(client, deadline_s=0.1)).json()["id"]
-    body = await _ended(client, job_id)
+    job_id = (await post_job(client, deadline_s=0.1)).json()["id"]
+    body = await end_of(client, job_id)
     assert (body["state"], body["error"]["code"]) == ("failed", "deadline_exceeded")
     assert body["ended_at"] < time.time() + 1

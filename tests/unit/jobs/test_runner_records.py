@@ -1,0 +1,71 @@
+"""`JobRunner` and what it keeps: idempotency keys, records that run out, records that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from serve_app.errors import (
+    InvalidRequest,
+    NotFound,
+)
+from serve_app.jobs import IdempotencyKey, JobState
+from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order
+
+
+async def test_an_idempotency_key_leads_to_the_job_it_made(make_runner: MakeRunner) -> None:
+    runner, service = make_runner(delay_s=0.02)
+    key = IdempotencyKey("a" * 64, "b" * 64)
+    answers = await asyncio.gather(*(runner.submit(order(idempotency_key=key)) for _ in range(4)))
+    (job_id,) = {answer.job.record.id for answer in answers}
+    assert sum(answer.created for answer in answers) == 1
+    await ended(runner, job_id)
+    again = await runner.submit(order(idempotency_key=key))
+    assert (again.created, again.job.record.id) == (False, job_id)
+    assert len(service.drafts) == 1
+    with pytest.raises(InvalidRequest) as refusal:
+        await runner.submit(order(idempotency_key=IdempotencyKey("a" * 64, "c" * 64)))
+    assert refusal.value.field == "idempotency_key"
+    # It survives the runner.
+    other, service = make_runner()
+    again = await other.submit(order(idempotency_key=key))
+    assert (again.created, again.job.record.id) == (False, job_id)
+    assert service.drafts == []
+
+
+async def test_a_key_without_its_job_is_free_again(make_runner: MakeRunner) -> None:
+    runner, _ = make_runner()
+    key = IdempotencyKey("a" * 64, "b" * 64)
+    # As when the process dies between the two writes of an order.
+    await runner._records.put_key(key.hash, "c" * 64, order().draft.request_id)
+    assert (await runner.submit(order(idempotency_key=key))).created
+
+
+async def test_records_are_removed_when_their_time_is_over(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner, _ = make_runner(retention_s=0.3)
+    job_id = (await runner.submit(order())).job.record.id
+    await ended(runner, job_id)
+    other, _ = make_runner(retention_s=0.3)
+    done = tmp_path / "store" / "jobs" / "done" / f"{job_id}.json"
+    assert done.is_file()
+
+    async def gone() -> bool:
+        return not done.exists()
+
+    other.start()
+    await eventually(gone)
+    with pytest.raises(NotFound):
+        await other.get(job_id)
+
+
+async def test_a_record_that_cannot_be_read_stops_nobody(make_runner: MakeRunner, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "jobs" / "open"
+    folder.mkdir(parents=True)
+    broken = folder / f"{order().draft.request_id}.json"
+    broken.write_text("{")
+    runner, _ = make_runner()
+    job_id = (await runner.submit(order())).job.record.id
+    assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
+    assert broken.exists()
