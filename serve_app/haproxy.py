@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import shlex
 import socket
 import stat
@@ -27,6 +28,22 @@ _LONGEST_FOLDER = 36
 
 INGRESS_DRAIN_S = 1.0
 """Seconds an ingress replica that leaves goes on taking requests. Ray's 30 are for load balancers further away."""
+
+
+_CONNECTIONS = 4096
+"""At most at a time, Ray's own default; more wait outside."""
+
+_FEWEST_CONNECTIONS = 128
+"""With less to spare than that Serve's proxy does better."""
+
+
+def connections_within(files: int) -> int:
+    """How many connections HAProxy takes where a process may have so many files open.
+
+    It does not start where they are fewer than it might need: two for each connection, half a one for pipes, and some
+    for its own doors (`computed maxsock` in HAProxy's ``src/haproxy.c``).
+    """
+    return max(0, min(_CONNECTIONS, (files - 100) * 2 // 5))
 
 
 def haproxy_binary() -> str | None:
@@ -68,14 +85,17 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
 
     Returns:
         Environment variables; none where HAProxy cannot be in front: there is none for this system, the user has set
-        `SWITCH` to 0, the folder's path is too long for its sockets, its file system is mounted without programs, or
-        this Ray configures HAProxy in another way.
+        `SWITCH` to 0, the folder's path is too long for its sockets, its file system is mounted without programs,
+        processes may open too few files, or this Ray configures HAProxy in another way.
     """
     binary = haproxy_binary()
     wanted = os.environ.get(SWITCH, "1") == "1"
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = _CONNECTIONS if files == resource.RLIM_INFINITY else connections_within(files)
     if (
         binary is None
         or not wanted
+        or connections < _FEWEST_CONNECTIONS
         or len(str(folder)) > _LONGEST_FOLDER
         or not serve_writes_what_is_expected()
     ):
@@ -92,6 +112,7 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
     return {
         SWITCH: "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(start),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(connections),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "a"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "m"),

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from serve_app.pipelines.fused_operations import EIGHT_BITS, Scaled, factor_of
+from serve_app.pipelines.fused_operations import EIGHT_BITS, LARGEST, Scaled, factor_of
 from serve_app.pipelines.fused_transformer import FusedTransformer
 
 _MULTIPLE = 16  # sides of a matrix that the device's 8-bit product takes
-_LARGEST = 448.0  # of EIGHT_BITS
 
 
 class Linear8(nn.Module):
@@ -34,7 +33,7 @@ class Linear8(nn.Module):
     def __init__(self, linear: nn.Linear, factor: float | None) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = (weight.abs().max() / _LARGEST).clamp(min=1e-12)
+        scale = (weight.abs().max() / LARGEST).clamp(min=1e-12)
         self.factor = factor
         self.register_buffer("weight", (weight / scale).to(EIGHT_BITS))
         self.register_buffer("scale", scale)

@@ -24,8 +24,8 @@ from serve_app.pipelines import upsampling
 log = logging.getLogger(__name__)
 
 EIGHT_BITS = torch.float8_e4m3fn
-_LARGEST = 448.0  # of EIGHT_BITS
-_SMALLEST_SCALE = 1e-12 / _LARGEST
+LARGEST = 448.0  # of EIGHT_BITS
+_SMALLEST_SCALE = 1e-12 / LARGEST
 _CHECKED_ERROR = 0.02  # relative; bfloat16 itself errs by 0.003
 _CHECKED_ERROR_IN_8_BITS = 0.06  # PyTorch's way rounds to bfloat16 first, which alone makes up to 0.017
 
@@ -141,7 +141,7 @@ class Scaled:
     def of(cls, x: torch.Tensor) -> Scaled:
         """`x`, (..., channels), rounded to 8 bits."""
         rows = x.flatten(0, -2).float()
-        scales = (rows.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+        scales = (rows.abs().amax(dim=1, keepdim=True) / LARGEST).clamp(min=_SMALLEST_SCALE)
         return cls((rows / scales).to(EIGHT_BITS).view(x.shape), scales)
 
 
@@ -180,7 +180,7 @@ def factor_of(norm: torch.nn.LayerNorm) -> float:
     """
     weight, bias = norm.weight.detach().float().abs(), norm.bias.detach().float().abs()
     largest = (weight * math.sqrt(len(weight)) + bias).max().item()
-    return _LARGEST / max(largest, 1e-12)
+    return LARGEST / max(largest, 1e-12)
 
 
 def add_layer_norm(

