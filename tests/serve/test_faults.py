@@ -22,8 +22,11 @@ DIRECT = (Way.BYTES, Way.OPENAI)
 
 @asynccontextmanager
 async def _load_on(service: RunningService) -> AsyncIterator[ConstantLoad]:
-    """Load that one pool has to draw, with one replica of the fake; at the end all of it has ended."""
-    load = ConstantLoad(service.url, rate=4.0, seed=1, pool="slow")
+    """Load that one pool has to draw, with one replica of the fake; at the end all of it has ended.
+
+    What comes while a replica starts must find room in the next one's queue of 16, even where that takes ten seconds.
+    """
+    load = ConstantLoad(service.url, rate=2.5, seed=1, pool="slow")
     await load.learn()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as running:
