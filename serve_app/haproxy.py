@@ -30,6 +30,9 @@ INGRESS_DRAIN_S = 1.0
 """Seconds an ingress replica that leaves goes on taking requests. Ray's 30 are for load balancers further away."""
 
 
+_MOST_CONNECTIONS = "RAY_SERVE_HAPROXY_MAXCONN"
+"""Ray's own variable; who sets it is believed."""
+
 _CONNECTIONS = 4096
 """At most at a time, Ray's own default; more wait outside."""
 
@@ -112,7 +115,7 @@ def haproxy_environment(folder: Path, host: str, port: int) -> dict[str, str]:
     return {
         SWITCH: "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(start),
-        "RAY_SERVE_HAPROXY_MAXCONN": str(connections),
+        _MOST_CONNECTIONS: os.environ.get(_MOST_CONNECTIONS, str(connections)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "a"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "m"),

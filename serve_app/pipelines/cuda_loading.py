@@ -55,7 +55,7 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
     if not whole and cuda.channels_last:
         _lay_channels_last(stock)
     _place(stock, device, pool)
-    # From here on the device itself lays out and puts together: for the host it is many seconds of copying.
+    # From here on the device itself lays out and puts together, not one thread of the host.
     if whole and cuda.channels_last:
         _lay_channels_last(stock)
     text_states = TextStates(stock.unet) if whole and _text_states_wanted(stock.unet, cuda) else None

@@ -44,7 +44,8 @@ listen stats
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where HAProxy would be in front."""
     monkeypatch.setattr(haproxy, "_LONGEST_FOLDER", len(str(tmp_path)))
-    monkeypatch.delenv(haproxy.SWITCH, raising=False)
+    for variable in (haproxy.SWITCH, "RAY_SERVE_HAPROXY_MAXCONN"):
+        monkeypatch.delenv(variable, raising=False)
     return tmp_path
 
 
@@ -111,6 +112,11 @@ def test_connections_are_as_many_as_files_allow(
     told = haproxy_environment(folder, "127.0.0.1", 8000)
     assert told.get("RAY_SERVE_HAPROXY_MAXCONN") == connections
     assert bool(told) is (connections is not None)
+
+
+def test_who_says_how_many_connections_is_believed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_MAXCONN", "50")
+    assert haproxy_environment(folder, "127.0.0.1", 8000)["RAY_SERVE_HAPROXY_MAXCONN"] == "50"
 
 
 def _with_1024_files() -> None:
