@@ -60,7 +60,7 @@ class Decoding:
                 alone = picture is not None and sum(1 for _ in ledger.scheduler.pictures()) == 1
                 if picture is None or self._beside is None or alone or self._busy == self._slots:
                     return picture
-                self._busy += 1
+                self._set_busy(self._busy + 1)
             try:
                 self._beside.submit(self._decode_beside, picture)
             except RuntimeError:  # stopping: whoever stops ends the pictures that are left
@@ -80,7 +80,12 @@ class Decoding:
             with self._ledger.lock:
                 picture = None if self._stopping else self._ledger.scheduler.next_to_decode()
                 if picture is None:
-                    self._busy -= 1
+                    self._set_busy(self._busy - 1)
+
+    def _set_busy(self, count: int) -> None:
+        """Under the ledger's lock."""
+        self._busy = count
+        self._pipeline.decodes_beside(count)
 
     def decode(self, picture: Picture) -> None:
         """On the engine's thread or on a decoder's; the picture may be cancelled or too late meanwhile."""

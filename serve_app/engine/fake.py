@@ -140,6 +140,9 @@ class FakePipeline:
         rgb = (state.latents * (size // len(state.latents) + 1))[:size]
         return Pixels(width=width, height=height, rgb=rgb)
 
+    def decodes_beside(self, count: int) -> None:
+        """Nothing here is shared."""
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """MemoryError."""
         return isinstance(error, MemoryError)

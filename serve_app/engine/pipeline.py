@@ -63,6 +63,17 @@ class StepPipeline(Protocol):
         """
         ...
 
+    def decodes_beside(self, count: int) -> None:
+        """Hears how many decodes run beside the engine's thread, or will in a moment, from now on.
+
+        Said before the first of them starts and after the last one ended, with the engine's lock held: it must not
+        wait. A pipeline whose calls share something may give each its part.
+
+        Args:
+            count: 0 to `Capabilities.concurrent_decodes`.
+        """
+        ...
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` means that the device ran out of memory (fewer rows may work)."""
         ...

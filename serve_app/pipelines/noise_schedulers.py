@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import diffusers
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 from serve_app.errors import UnsupportedRequest
 from serve_app.noise_schedulers import NOISE_SCHEDULERS, find
@@ -23,6 +25,8 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
+
+_PATTERNS = 64  # kept; one is a few kB
 
 
 class PictureSchedule(Protocol):
@@ -124,8 +128,29 @@ class Schedule:
         self.generator.set_state(snapshot[1])
 
 
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A scheduler that no picture has used, its timesteps set.
+
+    Attributes:
+        scheduler: Of diffusers.
+        wants_generator: Whether its ``step`` takes one.
+    """
+
+    scheduler: Any
+    wants_generator: bool
+
+    def fresh(self) -> Any:
+        """One for a picture. Tensors are shared: no scheduler changes them in place."""
+        scheduler = copy.copy(self.scheduler)
+        for key, value in vars(self.scheduler).items():
+            if not isinstance(value, (torch.Tensor, FrozenDict)):
+                setattr(scheduler, key, copy.deepcopy(value))
+        return scheduler
+
+
 class NoiseSchedulers:
-    """The noise schedulers a model can be drawn with.
+    """The noise schedulers a model can be drawn with; from one thread.
 
     Args:
         own: The scheduler that came with the model; its config is the base of all.
@@ -133,6 +158,7 @@ class NoiseSchedulers:
 
     def __init__(self, own: Any) -> None:
         self._own = own
+        self._patterns: OrderedDict[tuple[str | None, int], _Pattern] = OrderedDict()
         self.own_name = self._name_of(own)
         known = tuple(scheduler.name for scheduler in NOISE_SCHEDULERS)
         self.names = known if self.own_name in known else (*known, self.own_name)
@@ -173,6 +199,24 @@ class NoiseSchedulers:
 
     def by_diffusers(self, name: str | None, num_inference_steps: int, seed: int) -> Schedule:
         """`schedule` by diffusers' own steps."""
+        pattern = self._pattern(name, num_inference_steps)
+        scheduler = pattern.fresh()
+        generator = torch.Generator("cpu").manual_seed(seed)
+        step_kwargs = {"generator": generator} if pattern.wants_generator else {}
+        return Schedule(scheduler, scheduler.timesteps, generator, step_kwargs)
+
+    def _pattern(self, name: str | None, num_inference_steps: int) -> _Pattern:
+        """Kept, since diffusers takes as long to make a scheduler as a small model to encode a text."""
+        key = name, num_inference_steps
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = self._patterns[key] = self._new_pattern(name, num_inference_steps)
+            if len(self._patterns) > _PATTERNS:
+                self._patterns.popitem(last=False)
+        self._patterns.move_to_end(key)
+        return pattern
+
+    def _new_pattern(self, name: str | None, num_inference_steps: int) -> _Pattern:
         scheduler = self.make(name)
         try:
             scheduler.set_timesteps(num_inference_steps, device="cpu")
@@ -183,7 +227,4 @@ class NoiseSchedulers:
             ) from None
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # as stock: steps are counted, never searched by their timestep
-        generator = torch.Generator("cpu").manual_seed(seed)
-        accepted = inspect.signature(scheduler.step).parameters
-        step_kwargs = {"generator": generator} if "generator" in accepted else {}
-        return Schedule(scheduler, scheduler.timesteps, generator, step_kwargs)
+        return _Pattern(scheduler, "generator" in inspect.signature(scheduler.step).parameters)

@@ -89,6 +89,9 @@ class SdxlPipeline:
         self._guidance_channels: int | None = stock.unet.config.time_cond_proj_dim
         if self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
             self._vae.to(dtype=torch.float32)  # as stock does around each decode: it overflows in float16
+        # Asked once: diffusers looks through all modules of a model for it each time, a millisecond and more.
+        self._dtype: torch.dtype = self._unet.dtype
+        self._vae_dtype: torch.dtype = self._vae.dtype
         self._schedulers = self._work.noise_schedulers(stock.scheduler)
         tokenizers = [one for one in (stock.tokenizer, stock.tokenizer_2) if one is not None]
         encoders = [one for one in (stock.text_encoder, stock.text_encoder_2) if one is not None]
@@ -117,10 +120,10 @@ class SdxlPipeline:
         self._joined: tuple[list[Conditioning], Conditioning] | None = None  # of the last step, and for whom
 
     def _denoising(self) -> AbstractContextManager[None]:
-        return self._work.denoising() if self._cores is None else self._cores.denoising()
+        return self._work.denoising() if self._cores is None else self._cores.part()
 
     def _decoding(self) -> AbstractContextManager[None]:
-        return self._work.decoding() if self._cores is None else self._cores.decoding()
+        return self._work.decoding() if self._cores is None else self._cores.part()
 
     def compile_unet(self) -> None:
         """Has PyTorch's compiler make the UNet anew at its first call with a shape."""
@@ -147,8 +150,7 @@ class SdxlPipeline:
     @property
     def dtype(self) -> torch.dtype:
         """Compute type of the UNet."""
-        dtype: torch.dtype = self._unet.dtype
-        return dtype
+        return self._dtype
 
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest, index: int) -> ImageState:
@@ -210,7 +212,7 @@ class SdxlPipeline:
         samples, timesteps = [], []
         for state in batch:
             schedule = _schedule(state)
-            sample = schedule.scaled(state.latents, state.step).to(self._unet.dtype)
+            sample = schedule.scaled(state.latents, state.step).to(self._dtype)
             samples += [sample] * state.rows
             timesteps += [schedule.timestep(state.step)] * state.rows
         rows = len(samples)
@@ -287,7 +289,7 @@ class SdxlPipeline:
         else:
             latents = latents / config.scaling_factor
         with self._decoding():
-            image = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0][0].float()
+            image = self._vae.decode(latents.to(self._vae_dtype), return_dict=False)[0][0].float()
             if not torch.isfinite(image).all():
                 raise GenerationFailed("the model's picture is not finite; another seed or size may work")
             self._preview.learn(state.latents, image)
@@ -301,6 +303,11 @@ class SdxlPipeline:
         denoised = _schedule(state).denoised
         small = self._preview.draw(state.latents if denoised is None else denoised)
         return None if small is None else _pixels(small)
+
+    def decodes_beside(self, count: int) -> None:
+        """A CPU's cores are shared out anew."""
+        if self._cores is not None:
+            self._cores.beside = count
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """torch's own error for devices, and the CPU allocator's, which has no class of its own."""
@@ -318,7 +325,7 @@ class SdxlPipeline:
         angles = scale[:, None] * frequencies[None, :]
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         embedding = torch.nn.functional.pad(embedding, (0, self._guidance_channels - 2 * half))
-        return embedding.to(self._device, self._unet.dtype)
+        return embedding.to(self._device, self._dtype)
 
 
 def _pixels(image: torch.Tensor) -> Pixels:

@@ -230,6 +230,22 @@ def test_a_step_and_a_decode_run_on_the_replicas_own_cores(monkeypatch: pytest.M
     assert os.sched_getaffinity(0) == before
 
 
+def test_a_step_leaves_cores_to_the_decodes_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = load(num_threads=2, cpu={"pin_cores": "off"})
+    seen: list[int] = []
+    forward = pipeline._unet.forward
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(pipeline._unet, "forward", watched)
+    for beside in (0, 1, 0):
+        pipeline.decodes_beside(beside)
+        draw_alone(pipeline, ask(width=128, height=128, num_inference_steps=1))
+    assert seen == [2, 1, 2]
+
+
 def test_the_test_picture_is_drawn_at_every_fixed_size(tiny_sdxl: Path) -> None:
     pipeline = load(model=str(tiny_sdxl))
     sizes = ((64, 64), (96, 64), (128, 96))

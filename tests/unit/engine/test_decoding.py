@@ -120,6 +120,54 @@ class LongSteps(FakePipeline):
         super().denoise_step(batch)
 
 
+class Told(OneStuckBeside):
+    """Remembers what it was told of decodes beside before each of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = 0
+        self.at_calls: list[tuple[str, str, int]] = []
+
+    def decodes_beside(self, count: int) -> None:
+        self.beside = count
+
+    def denoise_step(self, batch: Sequence[ImageState]) -> None:
+        self._note("step")
+        super().denoise_step(batch)
+
+    def decode(self, state: ImageState) -> Pixels:
+        self._note("decode")
+        return super().decode(state)
+
+    def _note(self, call: str) -> None:
+        where = "engine" if threading.current_thread().name == "engine" else "beside"
+        self.at_calls.append((call, where, self.beside))
+
+
+def test_the_pipeline_hears_of_a_decode_beside_before_any_call_that_may_meet_it() -> None:
+    pipeline = Told()
+    engine = Engine(pipeline)
+    recorder = put(engine, ask(images=4, steps=1))
+    late = put(engine, ask("late", images=2, steps=3))
+    engine.start()
+    try:
+        # The first of four is given to the thread beside, which stays in it, started or not.
+        _until(lambda: sum(len(one.pictures) for one in (recorder, late)) == 5)
+        pipeline.beside_gate.set()
+        assert recorder.ended.wait(WAIT_S)
+        assert late.ended.wait(WAIT_S)
+        _until(lambda: pipeline.beside == 0)
+    finally:
+        pipeline.beside_gate.set()
+        assert engine.stop(WAIT_S)
+    first = pipeline.at_calls.index(("step", "engine", 0))
+    meanwhile = [call for call in pipeline.at_calls[first + 1 :] if call[1] == "engine"]
+    assert {("decode", "engine", 1), ("step", "engine", 1)} <= set(meanwhile)
+    assert all(
+        beside == 1 for call, where, beside in pipeline.at_calls if (call, where) != ("step", "engine")
+    )
+
+
 def test_the_engine_decodes_what_those_beside_have_no_time_for() -> None:
     pipeline = OneStuckBeside()
     engine = Engine(pipeline)

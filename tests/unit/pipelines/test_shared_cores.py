@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,80 +21,58 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class _Beside:
-    """A decode on a thread of its own that stays until it is let go."""
-
-    def __init__(self, cores: SharedCores) -> None:
-        self.threads = 0
-        self._begun, self._leave = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._decode, args=(cores,))
-
-    def _decode(self, cores: SharedCores) -> None:
-        with cores.decoding():
-            self.threads = torch.get_num_threads()
-            self._begun.set()
-            assert self._leave.wait(WAIT_S)
-
-    def __enter__(self) -> _Beside:
-        self._thread.start()
-        assert self._begun.wait(WAIT_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave.set()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
-
-
-def threads_of_a_step(cores: SharedCores) -> int:
-    with cores.denoising():
+def threads_of_a_call(cores: SharedCores) -> int:
+    with cores.part():
         return torch.get_num_threads()
 
 
-def test_alone_a_step_and_a_decode_have_all_cores() -> None:
-    cores = SharedCores(4)
-    assert threads_of_a_step(cores) == 4
-    with cores.decoding():  # between two steps, on the thread that denoises
-        assert torch.get_num_threads() == 4
+def test_alone_a_call_has_all_cores() -> None:
+    assert threads_of_a_call(SharedCores(4)) == 4
 
 
-def test_decodes_beside_get_their_part_and_give_it_back() -> None:
+@pytest.mark.parametrize(("beside", "threads"), [(0, 4), (1, 2), (2, 1), (3, 1)])
+def test_calls_beside_each_other_have_an_equal_part(beside: int, threads: int) -> None:
     cores = SharedCores(4)
-    threads_of_a_step(cores)
-    with _Beside(cores) as first:
-        assert first.threads == 2
-        assert threads_of_a_step(cores) == 2
-        with _Beside(cores) as second:
-            assert second.threads == 1
-            assert threads_of_a_step(cores) == 1
-    assert threads_of_a_step(cores) == 4
+    cores.beside = beside
+    with ThreadPoolExecutor(1) as decoder, cores.part():
+        assert decoder.submit(threads_of_a_call, cores).result(WAIT_S) == threads
+        assert torch.get_num_threads() == threads  # of this thread, whatever the other one set
+
+
+def test_what_was_shared_is_given_back() -> None:
+    cores = SharedCores(4)
+    cores.beside = 1
+    assert threads_of_a_call(cores) == 2
+    cores.beside = 0
+    assert threads_of_a_call(cores) == 4
 
 
 def test_nobody_gets_less_than_one() -> None:
     cores = SharedCores(1)
-    threads_of_a_step(cores)
-    with _Beside(cores) as beside:
-        assert beside.threads == 1
-        assert threads_of_a_step(cores) == 1
+    cores.beside = 1
+    assert threads_of_a_call(cores) == 1
 
 
-def test_a_decode_that_fails_gives_its_part_back() -> None:
-    cores = SharedCores(2)
-    threads_of_a_step(cores)
+def test_a_call_under_way_keeps_its_threads() -> None:
+    cores = SharedCores(4)
+    begun, shared = threading.Event(), threading.Event()
 
-    def failing() -> None:
-        with pytest.raises(ValueError, match="broken"), cores.decoding():
-            raise ValueError("broken")
+    def call() -> tuple[int, int]:
+        with cores.part():
+            before = torch.get_num_threads()
+            begun.set()
+            assert shared.wait(WAIT_S)
+            return before, torch.get_num_threads()
 
-    thread = threading.Thread(target=failing)
-    thread.start()
-    thread.join(WAIT_S)
-    assert threads_of_a_step(cores) == 2
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(call)
+        assert begun.wait(WAIT_S)
+        cores.beside = 1
+        shared.set()
+        assert running.result(WAIT_S) == (4, 4)
 
 
 def test_fixed_numbers_never_change() -> None:
     cores = SharedCores(4, fixed=True)
-    threads_of_a_step(cores)
-    with _Beside(cores) as beside:
-        assert beside.threads == 4
-        assert threads_of_a_step(cores) == 4
+    cores.beside = 1
+    assert threads_of_a_call(cores) == 4
