@@ -1,22 +1,19 @@
-"""Pixels to picture files, and the merged grid. Pillow alone, no torch."""
+"""Pixels to picture files, and the merged grid. No torch."""
 
 from __future__ import annotations
 
 import io
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
 from serve_app.metadata import NO_PARAMETERS, PictureParameters, exif, png_chunks
+from serve_app.png import png_file, strip_rows, strips_of
 from serve_app.request import ImageFormat, OutputOptions
 from serve_app.result import Pixels
 
-PNG_COMPRESS_LEVEL = 1
-"""Medians of the bundled model's 512x512 pictures on one busy core (``python -m bench.png_levels --repeats 3``):
-level 0 12 ms, 787 KB; 1 20 ms, 176 KB; 4 37 ms, 146 KB; 6 91 ms, 137 KB; 9 875 ms, 126 KB. Where the CPU that encodes
-also draws, the next 30 KB are not worth as much time again."""
 MAX_GRID_PIXELS = 3072 * 3072
 """Largest merged picture: 28 MB while open, so the ingress stays small. Nine of 1024x1024 fit unscaled."""
 
@@ -35,11 +32,12 @@ def encode(pixels: Pixels, output: OutputOptions, parameters: PictureParameters 
     Raises:
         ValueError: `pixels` has not 3 bytes per pixel.
     """
+    if output.format is ImageFormat.PNG:
+        strips = strips_of(pixels.width, pixels.rgb)
+        return png_file(pixels.width, pixels.height, strips, png_chunks(parameters))
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     buffer = io.BytesIO()
-    if output.format is ImageFormat.PNG:
-        image.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=png_chunks(parameters))
-    elif output.format is ImageFormat.WEBP:
+    if output.format is ImageFormat.WEBP:
         image.save(buffer, "WEBP", quality=output.quality, method=2, exif=exif(parameters))
     else:
         # Full colour resolution: subsampled colour smears the hard edges of illustrations.
@@ -91,6 +89,11 @@ def grid(files: Sequence[bytes]) -> bytes:
         left = column * cell_width + (cell_width - cell.width) // 2
         top = row * cell_height + (cell_height - cell.height) // 2
         canvas.paste(cell, (left, top))
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL)
-    return buffer.getvalue()
+    return png_file(canvas.width, canvas.height, _strips(canvas))
+
+
+def _strips(image: Image.Image) -> Iterator[bytes]:
+    """A second copy of a large picture is never there as a whole."""
+    rows = strip_rows(image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))).tobytes()

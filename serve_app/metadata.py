@@ -118,14 +118,14 @@ def model_hash(model: str) -> str:
     return hashlib.sha256(model.encode()).hexdigest()[:10]
 
 
-def png_chunks(parameters: PictureParameters) -> PngImagePlugin.PngInfo:
-    """Text chunks for a PNG file, ``parameters`` where A1111 looks and ``imagine`` for the JSON."""
+def png_chunks(parameters: PictureParameters) -> list[tuple[bytes, bytes]]:
+    """Text chunks for a PNG file, type and data, ``parameters`` where A1111 looks and ``imagine`` for the JSON."""
     chunks = PngImagePlugin.PngInfo()
     for key, text in ((PNG_TEXT_KEY, parameters.infotext), (PNG_JSON_KEY, parameters.details)):
         if text:
             # Latin-1 text becomes a tEXt chunk, anything else iTXt: what A1111 writes too.
             chunks.add_text(key, text)
-    return chunks
+    return [(kind, data) for kind, data, *_ in chunks.chunks]
 
 
 def exif(parameters: PictureParameters) -> bytes:

@@ -7,7 +7,6 @@ with the same parameters and a PNG, and ``GET /health`` once the model is loaded
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -65,8 +64,10 @@ def diffusers_draw(model: str, dtype: str, num_threads: int) -> Draw:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from serve_app.images import PNG_COMPRESS_LEVEL
+    from serve_app.images import encode
     from serve_app.model_source import locate_model
+    from serve_app.request import OutputOptions
+    from serve_app.result import Pixels
     from serve_app.settings import PoolSettings
 
     for libraries_logging in (diffusers_logging, transformers_logging):  # no bars between the tables
@@ -89,10 +90,8 @@ def diffusers_draw(model: str, dtype: str, num_threads: int) -> Draw:
             guidance_scale=guidance_scale,
             generator=torch.Generator("cpu").manual_seed(seed),
         ).images[0]
-        file = io.BytesIO()
-        # The same effort as the service's own files, so that the servers are compared and not the compression.
-        picture.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL)
-        return file.getvalue()
+        # The service's own files, so that the servers are compared and not the compression.
+        return encode(Pixels(width, height, picture.tobytes()), OutputOptions())
 
     return draw
 

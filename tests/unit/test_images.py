@@ -38,8 +38,10 @@ def test_quality_matters() -> None:
 
 
 def test_pixels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="not enough image data"):
+    with pytest.raises(ValueError, match="not whole rows of 64 pixels: 5 bytes"):
         images.encode(Pixels(64, 64, b"short"), OutputOptions())
+    with pytest.raises(ValueError, match="not enough image data"):
+        images.encode(Pixels(64, 64, b"short"), OutputOptions(ImageFormat.JPEG))
 
 
 @pytest.mark.parametrize(
