@@ -151,6 +151,10 @@ def main(
     ] = 10.0,
     steps: Annotated[int | None, typer.Option(min=1, help="num_inference_steps.")] = None,
     side: Annotated[int | None, typer.Option(min=64, help="Pixels of width and height.")] = None,
+    num_threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads that draw; fewer than the cores leave some to the rest."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed is the same load.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when an aim is missed.")] = False,
 ) -> None:
@@ -159,9 +163,8 @@ def main(
     query |= {} if steps is None else {"num_inference_steps": steps}
     query |= {} if side is None else {"width": side, "height": side}
     with tempfile.TemporaryDirectory() as pictures:
-        settings = Settings(
-            pools=[pool_for(model, max_queue_s=_QUEUE_SHARE * bound_s)], store=StoreSettings(url=pictures)
-        )
+        pool = pool_for(model, max_queue_s=_QUEUE_SHARE * bound_s, num_threads=num_threads)
+        settings = Settings(pools=[pool], store=StoreSettings(url=pictures))
         with whole_service(settings) as url:
             figures = asyncio.run(
                 measure(
@@ -182,6 +185,7 @@ def main(
         table.add_row(aim.name, "yes" if aim.met else "NO", aim.seen)
     Console(stderr=True).print(table)
     report = {"model": model, "query": query, "factor": factor, "seconds": seconds, "clients": clients}
+    report["num_threads"] = num_threads
     met = {aim.name: aim.met for aim in aims}
     print(json.dumps({**report, "max_queue_s": _QUEUE_SHARE * bound_s, "seed": seed, **figures, "aims": met}))
     sys.exit(1 if strict and not all(met.values()) else 0)
