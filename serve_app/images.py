@@ -1,4 +1,4 @@
-"""Pixels to picture files, and the merged grid. No torch."""
+"""Pixels to picture files, and the merged grid. No torch, and numpy from the first PNG file on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from serve_app.metadata import NO_PARAMETERS, PictureParameters, exif, png_chunks
-from serve_app.png import png_file, strip_rows, strips_of
 from serve_app.request import ImageFormat, OutputOptions
 from serve_app.result import Pixels
 
@@ -33,6 +32,8 @@ def encode(pixels: Pixels, output: OutputOptions, parameters: PictureParameters 
         ValueError: `pixels` has not 3 bytes per pixel.
     """
     if output.format is ImageFormat.PNG:
+        from serve_app.png import png_file, strips_of
+
         strips = strips_of(pixels.width, pixels.rgb)
         return png_file(pixels.width, pixels.height, strips, png_chunks(parameters))
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
@@ -67,6 +68,8 @@ def grid(files: Sequence[bytes]) -> bytes:
         ValueError: No files.
         OSError: One of them is no picture.
     """
+    from serve_app.png import png_file
+
     if not files:
         raise ValueError("a grid needs at least one picture")
     sizes = []
@@ -94,6 +97,8 @@ def grid(files: Sequence[bytes]) -> bytes:
 
 def _strips(image: Image.Image) -> Iterator[bytes]:
     """A second copy of a large picture is never there as a whole."""
+    from serve_app.png import strip_rows
+
     rows = strip_rows(image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height))).tobytes()
