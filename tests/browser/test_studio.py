@@ -29,10 +29,11 @@ def desk(context: BrowserContext, studio: str) -> Iterator[Studio]:
     assert "Traceback" not in desk.page.locator("body").inner_text()
 
 
-def slowly(desk: Studio, prompt: str, steps: int = 120) -> str:
-    """Begins a drawing that takes some seconds; returns its job's id."""
+def slowly(desk: Studio, prompt: str, steps: int = 120, pictures: int = 1) -> str:
+    """Begins a drawing that takes some seconds, with more pictures more of them; returns its job's id."""
     desk.more()
     desk.number("Steps", steps)
+    desk.number("Pictures", pictures)
     desk.send(prompt)
     expect(desk.drawings).to_have_count(1)
     job_id = desk.drawings.first.get_attribute("data-job")
@@ -114,7 +115,8 @@ def test_same_again_and_surprise_me(desk: Studio) -> None:
 
 
 def test_stopping_really_stops_and_leaves_the_others(desk: Studio, service: RunningService) -> None:
-    first = slowly(desk, "a boat on the sea", steps=150)
+    first = slowly(desk, "a boat on the sea", steps=150, pictures=4)
+    desk.number("Pictures", 1)
     desk.send("a red car in the city")
     expect(desk.drawings).to_have_count(2)
     desk.page.get_by_role("button", name="Stop a boat on the sea").click()
