@@ -68,7 +68,7 @@ def grid(files: Sequence[bytes]) -> bytes:
         ValueError: No files.
         OSError: One of them is no picture.
     """
-    from serve_app.png import png_file
+    from serve_app.png import png_file, strip_rows
 
     if not files:
         raise ValueError("a grid needs at least one picture")
@@ -92,13 +92,10 @@ def grid(files: Sequence[bytes]) -> bytes:
         left = column * cell_width + (cell_width - cell.width) // 2
         top = row * cell_height + (cell_height - cell.height) // 2
         canvas.paste(cell, (left, top))
-    return png_file(canvas.width, canvas.height, _strips(canvas))
+    return png_file(canvas.width, canvas.height, _strips(canvas, strip_rows(canvas.width)))
 
 
-def _strips(image: Image.Image) -> Iterator[bytes]:
+def _strips(image: Image.Image, rows: int) -> Iterator[bytes]:
     """A second copy of a large picture is never there as a whole."""
-    from serve_app.png import strip_rows
-
-    rows = strip_rows(image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height))).tobytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,31 +15,11 @@ from serve_app.errors import GenerationFailed
 from serve_app.pipelines.device_work import DeviceWork
 from serve_app.pipelines.noise_schedulers import PictureSchedule
 from serve_app.pipelines.preview import LinearPreview
+from serve_app.pipelines.sdxl_conditioning import Conditioning, guidance_embedding, joined_rows
 from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
 from serve_app.pipelines.shared_cores import SharedCores
 from serve_app.request import GenerationRequest
 from serve_app.result import Pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What the UNet is told of one picture; one row, or two while guided (negative first).
-
-    Attributes:
-        tokens: (rows, sequence, channels), the UNet's dtype: what `DeviceWork.text_states` makes of the embeddings.
-        pooled: (rows, projection channels), the UNet's dtype.
-        time_ids: (rows, 6) float32: original size, crop corner, target size in pixels, height first.
-        guidance_embedding: (rows, channels) for models that learned guidance as an input, else None.
-    """
-
-    tokens: torch.Tensor
-    pooled: torch.Tensor
-    time_ids: torch.Tensor
-    guidance_embedding: torch.Tensor | None
-
-    def positive(self) -> Conditioning:
-        """Without the negative row."""
-        return Conditioning(self.tokens[1:], self.pooled[1:], self.time_ids[1:], self.guidance_embedding)
 
 
 class SdxlPipeline:
@@ -180,7 +160,11 @@ class SdxlPipeline:
             tokens=self._work.text_states(torch.stack([text.tokens for text in texts])),
             pooled=torch.stack([text.pooled for text in texts]),
             time_ids=torch.tensor([[*size, 0, 0, *size]] * len(texts), dtype=torch.float32).to(self._device),
-            guidance_embedding=self._guidance_embedding(request.guidance_scale),
+            guidance_embedding=None
+            if self._guidance_channels is None
+            else guidance_embedding(request.guidance_scale, self._guidance_channels).to(
+                self._device, self._dtype
+            ),
         )
         height, width = request.height // self._scale, request.width // self._scale
         latents = torch.randn(
@@ -221,7 +205,7 @@ class SdxlPipeline:
         timesteps += timesteps[:1] * filling
         told = self._join([_conditioning(state) for state in batch], filling)
         noise: torch.Tensor = self._unet(
-            _cat(samples),
+            joined_rows(samples),
             self._work.send(torch.tensor(timesteps, dtype=torch.float32)),
             encoder_hidden_states=told.tokens,
             timestep_cond=told.guidance_embedding,
@@ -236,18 +220,7 @@ class SdxlPipeline:
         if self._joined is not None and _same(self._joined[0], members):
             return self._joined[1]
         self._joined = None  # first: a large batch's memory may be needed for the next one
-        first = parts[0]
-        one_row = Conditioning(
-            first.tokens[:1], first.pooled[:1], first.time_ids[:1], first.guidance_embedding
-        )
-        rows = parts + [one_row] * filling
-        guidance = [part.guidance_embedding for part in rows if part.guidance_embedding is not None]
-        told = Conditioning(
-            _cat([part.tokens for part in rows]),
-            _cat([part.pooled for part in rows]),
-            _cat([part.time_ids for part in rows]),
-            _cat(guidance) if guidance else None,
-        )
+        told = Conditioning.joined(parts + [parts[0].first_row()] * filling)
         self._joined = members, told
         return told
 
@@ -315,18 +288,6 @@ class SdxlPipeline:
             return True
         return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
-    def _guidance_embedding(self, guidance_scale: float) -> torch.Tensor | None:
-        """(1, channels) sinusoids of guidance, for models distilled with guidance as an input."""
-        if self._guidance_channels is None:
-            return None
-        half = self._guidance_channels // 2
-        scale = torch.tensor([guidance_scale - 1.0]) * 1000.0
-        frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
-        angles = scale[:, None] * frequencies[None, :]
-        embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
-        embedding = torch.nn.functional.pad(embedding, (0, self._guidance_channels - 2 * half))
-        return embedding.to(self._device, self._dtype)
-
 
 def _pixels(image: torch.Tensor) -> Pixels:
     """From (height, width, 3) uint8."""
@@ -347,7 +308,3 @@ def _schedule(state: ImageState) -> PictureSchedule:
 
 def _same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
-
-
-def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -14,7 +14,8 @@ from serve_app.accelerators import cuda
 from serve_app.engine.state import ImageState
 from serve_app.pipelines.cuda_parts import CudaWork
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers
-from serve_app.pipelines.sdxl import Conditioning, SdxlPipeline
+from serve_app.pipelines.sdxl import SdxlPipeline
+from serve_app.pipelines.sdxl_conditioning import Conditioning
 from serve_app.settings import PoolSettings
 from tests.unit.pipelines.cuda_stand_in import NAMES, load, small
 
