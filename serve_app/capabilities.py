@@ -26,8 +26,8 @@ class Capabilities:
             chunks. Only the pipeline can count them: it refuses in `StepPipeline.prepare`.
         scheduler_names: Noise schedulers that may be named in a request.
         max_num_inference_steps: Most steps of one picture.
-        concurrent_decodes: Threads that may call `StepPipeline.decode` while another denoises; 0 where decoding beside
-            the denoising gains nothing, and all is done in turn.
+        concurrent_decodes: Calls of `StepPipeline.decode` that may run while another thread denoises, one more while
+            none does; 0 where decoding beside the denoising gains nothing, and all is done in turn.
     """
 
     max_rows: int

@@ -127,9 +127,9 @@ class PoolSettings(BaseModel):
         max_queue_s: Predicted seconds of accepted work above which a replica refuses.
         exact_batches: Fill every step up to ``max_rows`` rows, so that pictures are bit-equal whatever else is drawn.
             A lone picture then costs a full step; ``docs/measurements.md`` says how much.
-        concurrent_decodes: VAE decodes that may run beside the denoising, on a part of the CPU cores; 0 decodes
-            between two steps on all of them. None is 1 where a CPU of at least two cores draws a model
-            that is used without guidance, else 0.
+        concurrent_decodes: VAE decodes that may run beside a denoising step, each on an equal part of the CPU cores, at
+            most one less than there are cores; 0 decodes between two steps on all of them. None is 1 where a CPU of
+            at least two cores draws a model that is used without guidance, else 0.
         max_pixels: Most pixels of one picture.
         warmup: Draw a test picture before a replica calls itself ready.
         max_step_s: Seconds without any progress after which a replica with work counts as hung and ends itself; its

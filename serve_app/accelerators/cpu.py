@@ -292,13 +292,13 @@ def _concurrent_decodes(pool: PoolSettings, cores: int, defaults: ModelDefaults)
     """As set; else one for a model of few unguided steps, where decodes are most of the work.
 
     Two calls on half of the cores each then do more than one after the other on all, above all where neighbours want
-    the cores too. Long guided pictures lose by it: OpenMP's threads wait asleep once another thread computes. Sums are
-    split by the number of threads, so a picture is bit-equal only where that never changes.
+    the cores too. With many guided steps of many rows there is little to gain. Sums are split by the number of threads,
+    so a picture is bit-equal only where that never changes.
     """
     if pool.exact_batches:
         return 0
     if pool.concurrent_decodes is not None:
-        return pool.concurrent_decodes
+        return min(pool.concurrent_decodes, cores - 1)
     return int(cores > 1 and defaults.guidance_scale == 0)
 
 

@@ -1,4 +1,4 @@
-"""`Decoding`: from the last step to pixels, between two ticks or beside them."""
+"""`Decoding`: from the last step to pixels, on the engine's thread or beside it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ MAX_DECODE_ATTEMPTS = 3
 class Decoding:
     """Decodes pictures whose steps are done.
 
+    Where decodes may run beside the engine's thread, a call more than those may run at once: one step and all of them,
+    or, while nothing can make a step or several pictures wait for it, one decode more in its place. The engine's
+    thread then waits for the first that ends instead of decoding itself, so that no picture's steps wait for the end of
+    another one's decode while a part of the device has nothing to do.
+
     Args:
-        pipeline: Its capabilities say how many decodes may run beside the engine's thread.
+        pipeline: Its capabilities say how many decodes may run beside a step.
         ledger: Of the engine.
     """
 
     def __init__(self, pipeline: StepPipeline, ledger: Ledger) -> None:
         self._pipeline = pipeline
         self._ledger = ledger
-        self._slots = pipeline.capabilities.concurrent_decodes
+        self._at_once = 1 + pipeline.capabilities.concurrent_decodes  # calls of the pipeline
         self._beside = (
-            ThreadPoolExecutor(self._slots, thread_name_prefix="engine-decode") if self._slots else None
+            ThreadPoolExecutor(self._at_once, thread_name_prefix="engine-decode")
+            if self._at_once > 1
+            else None
         )
         self._busy = 0  # threads beside that decode now; under the ledger's lock, as is the next
         self._stopping = False
@@ -41,30 +48,43 @@ class Decoding:
         if self._beside is not None:
             self._beside.shutdown(wait=False, cancel_futures=True)
 
+    def leaves_room(self) -> bool:
+        """Whether the engine's thread may call the pipeline now. Under the ledger's lock."""
+        return self._busy < self._at_once
+
     def can_start(self) -> bool:
-        """Whether a picture waits for its decode. Under the ledger's lock."""
-        return self._ledger.scheduler.undecoded > 0
+        """Whether `start` would find a picture. Under the ledger's lock."""
+        return self.leaves_room() and self._may_take(self._busy)
 
     def start(self) -> Picture | None:
         """Starts all decodes that may run beside.
 
         Returns:
-            The picture for the engine's own thread, if any: the only one there is, which gets the whole device, or one
-            that all those beside have no time for. Nothing is sooner done than a picture without steps left. At most
-            one, so that decoding never stalls the others for longer.
+            The picture for the engine's own thread, if any: where none run beside, or the only picture there is, which
+            gets the whole device. At most one, so that decoding never stalls the others for longer.
         """
         ledger = self._ledger
         while True:
             with ledger.lock:
+                if not self.can_start():
+                    return None
                 picture = ledger.scheduler.next_to_decode()
-                alone = picture is not None and sum(1 for _ in ledger.scheduler.pictures()) == 1
-                if picture is None or self._beside is None or alone or self._busy == self._slots:
+                alone = sum(1 for _ in ledger.scheduler.pictures()) == 1
+                if picture is None or self._beside is None or alone:
                     return picture
                 self._set_busy(self._busy + 1)
             try:
                 self._beside.submit(self._decode_beside, picture)
             except RuntimeError:  # stopping: whoever stops ends the pictures that are left
                 return None
+
+    def _may_take(self, others: int) -> bool:
+        """Whether a picture waits for a decode, and may have it beside `others`. Under the ledger's lock."""
+        waiting = self._ledger.scheduler.undecoded
+        if self._beside is None or others < self._at_once - 1:
+            return waiting > 0
+        # The last place is for a step, unless one picture more waits than will find a place when a decode ends.
+        return waiting > int(self._ledger.scheduler.can_step())
 
     def _decode_beside(self, first: Picture) -> None:
         """Decodes `first`, then what waits: it need not wait for the end of the engine's step."""
@@ -78,9 +98,11 @@ class Decoding:
                     picture, GenerationFailed(f"unexpected {type(error).__name__} in the engine")
                 )
             with self._ledger.lock:
-                picture = None if self._stopping else self._ledger.scheduler.next_to_decode()
+                go_on = not self._stopping and self._may_take(self._busy - 1)
+                picture = self._ledger.scheduler.next_to_decode() if go_on else None
                 if picture is None:
                     self._set_busy(self._busy - 1)
+                    self._ledger.lock.notify_all()  # the engine's thread may have waited for this place
 
     def _set_busy(self, count: int) -> None:
         """Under the ledger's lock."""

@@ -173,18 +173,25 @@ class Engine:
             self._ledger.fail(picture, PoolUnavailable("this replica is shutting down"))
 
     def _can_go_on(self) -> bool:
-        """Whether a tick would do anything: not while all that is left is being decoded."""
-        return self._ledger.abandoned or self._scheduler.has_steps() or self._decoding.can_start()
+        """Whether a tick would do anything: not while all that is left is being decoded, or decodes fill the device."""
+        return (
+            self._ledger.abandoned
+            or (self._scheduler.can_step() and self._decoding.leaves_room())
+            or self._decoding.can_start()
+        )
 
     def tick(self) -> None:
         """One turn: drop, admit, step, decode. Only on the engine's thread (or, unstarted, in a test)."""
         self._concerned = ()
         self._drop_abandoned()
-        self._admit()
         with self._lock:
-            batch = self._scheduler.next_batch(self._ledger.times.hoped_step_s)
-        if batch:
-            self._step(batch)
+            room = self._decoding.leaves_room()  # from here on only this thread makes it less
+        if room:
+            self._admit()
+            with self._lock:
+                batch = self._scheduler.next_batch(self._ledger.times.hoped_step_s)
+            if batch:
+                self._step(batch)
         if (finished := self._decoding.start()) is not None:
             self._concerned = (finished,)
             self._decoding.decode(finished)

@@ -70,7 +70,7 @@ class StepPipeline(Protocol):
         wait. A pipeline whose calls share something may give each its part.
 
         Args:
-            count: 0 to `Capabilities.concurrent_decodes`.
+            count: 0 to `Capabilities.concurrent_decodes`; one more while the engine's thread calls nothing.
         """
         ...
 

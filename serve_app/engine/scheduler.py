@@ -120,8 +120,12 @@ class Scheduler:
         return self.has_steps() or bool(self._undecoded or self._decoding)
 
     def has_steps(self) -> bool:
-        """Whether any picture still needs the engine's own thread."""
+        """Whether any picture still has steps to do."""
         return bool(self._waiting[0] or self._waiting[1] or self._running)
+
+    def can_step(self) -> bool:
+        """Whether one of them could be prepared or make a step now."""
+        return bool(self._running) or any(queue and self._has_room(queue.first) for queue in self._waiting)
 
     @property
     def undecoded(self) -> int:

@@ -96,14 +96,16 @@ class SdxlPipeline:
             concurrent_decodes=concurrent_decodes,
         )
         self._capabilities = replace(capabilities, scheduler_names=self._schedulers.names)
+        if cores is not None:
+            cores.at_once = 1 + self._capabilities.concurrent_decodes
         self._preview = LinearPreview(self._unet.config.in_channels, self._scale)
         self._joined: tuple[list[Conditioning], Conditioning] | None = None  # of the last step, and for whom
 
     def _denoising(self) -> AbstractContextManager[None]:
-        return self._work.denoising() if self._cores is None else self._cores.part()
+        return self._work.denoising() if self._cores is None else self._cores.denoising()
 
     def _decoding(self) -> AbstractContextManager[None]:
-        return self._work.decoding() if self._cores is None else self._cores.part()
+        return self._work.decoding() if self._cores is None else self._cores.decoding()
 
     def compile_unet(self) -> None:
         """Has PyTorch's compiler make the UNet anew at its first call with a shape."""

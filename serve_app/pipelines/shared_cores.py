@@ -11,7 +11,7 @@ from serve_app.cpu_topology import running_on
 
 
 class SharedCores:
-    """Gives the denoising thread and each decode beside it an equal part of the cores.
+    """Gives the denoising thread and each decode beside it its part of the cores.
 
     Two calls on half of the cores each finish sooner than one after the other on all of them: the layers of a small
     model are too short to keep many cores busy. The parts never add up to more threads than there are cores, as long
@@ -27,19 +27,32 @@ class SharedCores:
             started by the first call of a thread, and stay where it ran.
 
     Attributes:
-        beside: Decodes beside the thread that denoises, those included that will start in a moment.
+        at_once: Calls that may run at once, at most one for each core.
+        beside: Decodes that run beside the thread that denoises, those included that will start in a moment.
     """
 
     def __init__(self, cores: int, *, fixed: bool = False, cpus: frozenset[int] | None = None) -> None:
         self.cores = cores
         self.cpus = cpus
+        self.at_once = 1
         self.beside = 0
         self._fixed = fixed
 
     @contextmanager
-    def part(self) -> Iterator[None]:
-        """Around a call, on the thread that denoises or on one beside it."""
-        _use(self.cores if self._fixed else max(1, self.cores // (1 + self.beside)))
+    def denoising(self) -> Iterator[None]:
+        """Around a call that denoises: what the decodes beside it leave."""
+        with self._on(self.cores - self.beside * (self.cores // self.at_once)):
+            yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Around a decode: everything where it is on the thread that denoises, else an equal part."""
+        with self._on(self.cores // self.at_once if self.beside else self.cores):
+            yield
+
+    @contextmanager
+    def _on(self, threads: int) -> Iterator[None]:
+        _use(self.cores if self._fixed else max(1, threads))
         with running_on(self.cpus):
             yield
 

@@ -275,6 +275,7 @@ def test_the_test_picture_is_drawn_at_every_fixed_size(tiny_sdxl: Path) -> None:
         ({}, 8, 5.0, 0),
         ({"concurrent_decodes": 0}, 8, 0.0, 0),
         ({"concurrent_decodes": 3}, 8, 5.0, 3),
+        ({"concurrent_decodes": 3}, 2, 0.0, 1),
         ({"concurrent_decodes": 3, "exact_batches": True}, 8, 0.0, 0),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,6 +14,7 @@ from serve_app.engine.decoding import MAX_DECODE_ATTEMPTS
 from serve_app.engine.fake import FakePipeline
 from serve_app.engine.state import ImageState
 from serve_app.errors import GenerationCancelled, GenerationFailed, PoolUnavailable
+from serve_app.request import GenerationRequest
 from serve_app.result import Pixels
 from tests.unit.engine.driving import WAIT_S, Recorder, ask, drawn_alone, put, run
 
@@ -94,17 +96,57 @@ def test_the_only_picture_is_decoded_by_the_engine_itself_and_several_beside() -
         assert engine.stop(WAIT_S)
 
 
-class OneStuckBeside(FakePipeline):
-    """Decodes beside the engine wait for the gate; those on its own thread do not."""
+class OneStuck(FakePipeline):
+    """The first decode beside the engine waits for an event."""
 
     def __init__(self) -> None:
         super().__init__(concurrent_decodes=1)
-        self.beside_gate = threading.Event()
+        self.go_on = threading.Event()
+        self.stuck = False
 
     def decode(self, state: ImageState) -> Pixels:
-        if threading.current_thread().name != "engine":
-            self.beside_gate.wait()
+        if not self.stuck and threading.current_thread().name != "engine":
+            self.stuck = True
+            self.go_on.wait()
         return super().decode(state)
+
+
+class Counting(FakePipeline):
+    """Remembers which calls ran at once, and the most of each.
+
+    Args:
+        concurrent_decodes: See `Capabilities`.
+    """
+
+    def __init__(self, concurrent_decodes: int) -> None:
+        super().__init__(step_s=0.002, decode_s=0.003, concurrent_decodes=concurrent_decodes)
+        self.lock = threading.Lock()
+        self.now = {"prepare": 0, "step": 0, "decode": 0}
+        self.most_decodes = self.most = 0
+
+    @contextmanager
+    def _counted(self, call: str) -> Iterator[None]:
+        with self.lock:
+            self.now[call] += 1
+            self.most = max(self.most, sum(self.now.values()))
+            self.most_decodes = max(self.most_decodes, self.now["decode"])
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.now[call] -= 1
+
+    def prepare(self, request: GenerationRequest, index: int) -> ImageState:
+        with self._counted("prepare"):
+            return super().prepare(request, index)
+
+    def denoise_step(self, batch: Sequence[ImageState]) -> None:
+        with self._counted("step"):
+            super().denoise_step(batch)
+
+    def decode(self, state: ImageState) -> Pixels:
+        with self._counted("decode"):
+            return super().decode(state)
 
 
 class LongSteps(FakePipeline):
@@ -120,7 +162,7 @@ class LongSteps(FakePipeline):
         super().denoise_step(batch)
 
 
-class Told(OneStuckBeside):
+class Told(OneStuck):
     """Remembers what it was told of decodes beside before each of its calls."""
 
     def __init__(self) -> None:
@@ -151,34 +193,89 @@ def test_the_pipeline_hears_of_a_decode_beside_before_any_call_that_may_meet_it(
     late = put(engine, ask("late", images=2, steps=3))
     engine.start()
     try:
-        # The first of four is given to the thread beside, which stays in it, started or not.
+        # One decode stays where it is, whether it has started or not; the other place is for all the rest.
         _until(lambda: sum(len(one.pictures) for one in (recorder, late)) == 5)
-        pipeline.beside_gate.set()
+        pipeline.go_on.set()
         assert recorder.ended.wait(WAIT_S)
         assert late.ended.wait(WAIT_S)
         _until(lambda: pipeline.beside == 0)
     finally:
-        pipeline.beside_gate.set()
+        pipeline.go_on.set()
         assert engine.stop(WAIT_S)
     first = pipeline.at_calls.index(("step", "engine", 0))
-    meanwhile = [call for call in pipeline.at_calls[first + 1 :] if call[1] == "engine"]
-    assert {("decode", "engine", 1), ("step", "engine", 1)} <= set(meanwhile)
-    assert all(
-        beside == 1 for call, where, beside in pipeline.at_calls if (call, where) != ("step", "engine")
-    )
+    meanwhile = pipeline.at_calls[first + 1 :]
+    assert ("step", "engine", 1) in meanwhile, "the steps of the later ones, beside one decode"
+    assert not {("step", "engine", 2), ("decode", "beside", 0)} & set(meanwhile)
+    assert ("decode", "beside", 2) in meanwhile, "two decodes when there are no steps to do"
 
 
-def test_the_engine_decodes_what_those_beside_have_no_time_for() -> None:
-    pipeline = OneStuckBeside()
+def test_a_decode_takes_the_place_of_steps_that_nobody_has_to_do() -> None:
+    pipeline = OneStuck()
     engine = Engine(pipeline)
     engine.start()
     try:
         recorder = put(engine, ask(images=4, steps=1))
         _until(lambda: len(recorder.pictures) == 3)
-        pipeline.beside_gate.set()
+        pipeline.go_on.set()
         assert recorder.ended.wait(WAIT_S)
     finally:
-        pipeline.beside_gate.set()
+        pipeline.go_on.set()
+        assert engine.stop(WAIT_S)
+
+
+@pytest.mark.parametrize("concurrent_decodes", [1, 2])
+def test_no_more_calls_run_at_once_than_the_device_has_places(concurrent_decodes: int) -> None:
+    pipeline = Counting(concurrent_decodes)
+    engine = Engine(pipeline)
+    engine.start()
+    try:
+        recorders = [put(engine, ask(str(i), images=3, steps=1 + i % 5)) for i in range(20)]
+        assert all(recorder.ended.wait(WAIT_S) for recorder in recorders)
+    finally:
+        assert engine.stop(WAIT_S)
+    assert all(len(recorder.pictures) == 3 for recorder in recorders)
+    assert pipeline.most == pipeline.most_decodes == concurrent_decodes + 1
+
+
+def test_a_single_picture_that_waits_for_its_decode_leaves_the_last_place_to_steps() -> None:
+    pipeline = FakePipeline(step_s=0.001, concurrent_decodes=1)
+    engine = Engine(pipeline)
+    pipeline.decode_gate.clear()
+    engine.start()
+    try:
+        put(engine, ask("long", steps=60_000))
+        first, second = (put(engine, ask(name, steps=1)) for name in ("first", "second"))
+        _until(lambda: all(any(p.step == 1 for p in one.progress) for one in (first, second)))
+        before = engine.stats().steps_done
+        _until(lambda: engine.stats().steps_done > before + 20)
+        third = put(engine, ask("third", steps=1))
+        _until(lambda: any(p.step == 1 for p in third.progress))
+        _until(lambda: _stands_still(engine))  # two wait now: one of them takes the place
+        pipeline.decode_gate.set()
+        assert all(one.ended.wait(WAIT_S) for one in (first, second, third))
+        stood = engine.stats().steps_done
+        _until(lambda: engine.stats().steps_done > stood + 20)
+    finally:
+        pipeline.decode_gate.set()
+        assert engine.stop(WAIT_S)
+
+
+def test_nothing_turns_idly_while_the_queue_waits_for_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = FakePipeline(concurrent_decodes=1)
+    engine = Engine(pipeline, max_rows=1)  # two guided pictures in flight: the others wait for room
+    ticks = _count_ticks(engine, monkeypatch)
+    pipeline.decode_gate.clear()
+    engine.start()
+    try:
+        recorder = put(engine, ask(images=6, steps=1, guidance=5.0))
+        _until(lambda: engine.stats().steps_done == 2)
+        time.sleep(0.2)
+        assert len(ticks) < 20
+        pipeline.decode_gate.set()
+        assert recorder.ended.wait(WAIT_S)
+        assert len(recorder.pictures) == 6
+    finally:
+        pipeline.decode_gate.set()
         assert engine.stop(WAIT_S)
 
 
@@ -224,22 +321,14 @@ def test_cancelling_during_a_decode_ends_the_picture_once() -> None:
 def test_nothing_turns_idly_while_all_that_is_left_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = FakePipeline(concurrent_decodes=2)
     engine = Engine(pipeline)
-    ticks = 0
-    original = engine.tick
-
-    def counted() -> None:
-        nonlocal ticks
-        ticks += 1
-        original()
-
-    monkeypatch.setattr(engine, "tick", counted)
+    ticks = _count_ticks(engine, monkeypatch)
     pipeline.decode_gate.clear()
     engine.start()
     try:
         recorder = put(engine, ask(images=2, steps=1))
         _until(lambda: engine.stats().steps_done >= 1)
         time.sleep(0.2)
-        assert ticks < 10
+        assert len(ticks) < 10
         pipeline.decode_gate.set()
         assert recorder.ended.wait(WAIT_S)
     finally:
@@ -260,6 +349,25 @@ def test_stopping_during_a_decode_fails_the_picture() -> None:
         assert len(recorder.failures) == 2
     finally:
         pipeline.decode_gate.set()
+
+
+def _count_ticks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Gets one longer with every tick."""
+    ticks: list[None] = []
+    original = engine.tick
+
+    def counted() -> None:
+        ticks.append(None)
+        original()
+
+    monkeypatch.setattr(engine, "tick", counted)
+    return ticks
+
+
+def _stands_still(engine: Engine) -> bool:
+    before = engine.stats().steps_done
+    time.sleep(0.05)
+    return engine.stats().steps_done == before
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -21,36 +21,53 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def threads_of_a_call(cores: SharedCores) -> int:
-    with cores.part():
+def threads_of_a_step(cores: SharedCores) -> int:
+    with cores.denoising():
+        return torch.get_num_threads()
+
+
+def threads_of_a_decode(cores: SharedCores) -> int:
+    with cores.decoding():
         return torch.get_num_threads()
 
 
 def test_alone_a_call_has_all_cores() -> None:
-    assert threads_of_a_call(SharedCores(4)) == 4
-
-
-@pytest.mark.parametrize(("beside", "threads"), [(0, 4), (1, 2), (2, 1), (3, 1)])
-def test_calls_beside_each_other_have_an_equal_part(beside: int, threads: int) -> None:
     cores = SharedCores(4)
-    cores.beside = beside
-    with ThreadPoolExecutor(1) as decoder, cores.part():
-        assert decoder.submit(threads_of_a_call, cores).result(WAIT_S) == threads
-        assert torch.get_num_threads() == threads  # of this thread, whatever the other one set
+    assert threads_of_a_step(cores) == threads_of_a_decode(cores) == 4
+    cores.at_once = 3
+    assert threads_of_a_step(cores) == threads_of_a_decode(cores) == 4
+
+
+@pytest.mark.parametrize(
+    ("at_once", "beside", "of_a_decode", "of_a_step"),
+    [(2, 1, 2, 2), (2, 2, 2, None), (3, 1, 1, 3), (3, 2, 1, 2), (3, 3, 1, None), (4, 3, 1, 1)],
+)
+def test_all_parts_together_are_no_more_than_the_cores(
+    at_once: int, beside: int, of_a_decode: int, of_a_step: int | None
+) -> None:
+    cores = SharedCores(4)
+    cores.at_once, cores.beside = at_once, beside
+    with ThreadPoolExecutor(1) as decoder:
+        assert decoder.submit(threads_of_a_decode, cores).result(WAIT_S) == of_a_decode
+        if of_a_step is not None:
+            with cores.denoising():
+                assert decoder.submit(threads_of_a_decode, cores).result(WAIT_S) == of_a_decode
+                assert torch.get_num_threads() == of_a_step  # of this thread, whatever the other one set
+    assert beside * of_a_decode + (of_a_step or 0) <= 4
 
 
 def test_what_was_shared_is_given_back() -> None:
     cores = SharedCores(4)
-    cores.beside = 1
-    assert threads_of_a_call(cores) == 2
+    cores.at_once, cores.beside = 2, 1
+    assert threads_of_a_step(cores) == 2
     cores.beside = 0
-    assert threads_of_a_call(cores) == 4
+    assert threads_of_a_step(cores) == 4
 
 
 def test_nobody_gets_less_than_one() -> None:
     cores = SharedCores(1)
-    cores.beside = 1
-    assert threads_of_a_call(cores) == 1
+    cores.at_once, cores.beside = 2, 1
+    assert threads_of_a_step(cores) == threads_of_a_decode(cores) == 1
 
 
 def test_a_call_under_way_keeps_its_threads() -> None:
@@ -58,7 +75,7 @@ def test_a_call_under_way_keeps_its_threads() -> None:
     begun, shared = threading.Event(), threading.Event()
 
     def call() -> tuple[int, int]:
-        with cores.part():
+        with cores.denoising():
             before = torch.get_num_threads()
             begun.set()
             assert shared.wait(WAIT_S)
@@ -67,12 +84,12 @@ def test_a_call_under_way_keeps_its_threads() -> None:
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(call)
         assert begun.wait(WAIT_S)
-        cores.beside = 1
+        cores.at_once, cores.beside = 2, 1
         shared.set()
         assert running.result(WAIT_S) == (4, 4)
 
 
 def test_fixed_numbers_never_change() -> None:
     cores = SharedCores(4, fixed=True)
-    cores.beside = 1
-    assert threads_of_a_call(cores) == 4
+    cores.at_once, cores.beside = 2, 1
+    assert threads_of_a_step(cores) == threads_of_a_decode(cores) == 4
