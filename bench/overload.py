@@ -23,7 +23,14 @@ from rich.table import Table
 from bench.closed_loop import Ask, closed_loop, rate_per_s
 from bench.light_client import LightClient
 from bench.overload_figures import aims_of, overload_figures, process_figures
-from bench.whole_service import default_request, pool_for, read_processes, whole_service
+from bench.whole_service import (
+    ProcessReading,
+    default_request,
+    drawing_threads,
+    pool_for,
+    read_processes,
+    whole_service,
+)
 from serve_app.load_test import PROMPTS, Load, Sample, run
 from serve_app.settings import BUNDLED_MODEL, Settings, StoreSettings
 
@@ -113,9 +120,10 @@ async def measure(
             raise RuntimeError(f"no picture came within {capacity_seconds:g} s")
         load = Load(factor * capacity, seconds, query, seed=seed)
         before, began, own_began = read_processes(), time.perf_counter(), time.process_time()
+        halfway = asyncio.create_task(_read_after(seconds / 2))
         samples: list[Sample] = await run(load, client)
         took_s, own_s = time.perf_counter() - began, time.process_time() - own_began
-        after = read_processes()
+        middle, after = await halfway, read_processes()
     figures = overload_figures(
         samples,
         capacity_per_s=capacity,
@@ -128,8 +136,13 @@ async def measure(
         "lone_s": round(lone_s, 4),
         **figures,
         "client_cores": round(own_s / took_s, 3),
-        "processes": process_figures(before, after, took_s),
+        "processes": process_figures(before, middle, after, took_s),
     }
+
+
+async def _read_after(seconds: float) -> list[ProcessReading]:
+    await asyncio.sleep(seconds)
+    return await asyncio.to_thread(read_processes)
 
 
 def main(
@@ -153,7 +166,7 @@ def main(
     side: Annotated[int | None, typer.Option(min=64, help="Pixels of width and height.")] = None,
     num_threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads that draw; fewer than the cores leave some to the rest."),
+        typer.Option(min=1, help="CPU threads that draw; default: a core is left to those who refuse."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed is the same load.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when an aim is missed.")] = False,
@@ -163,7 +176,9 @@ def main(
     query |= {} if steps is None else {"num_inference_steps": steps}
     query |= {} if side is None else {"width": side, "height": side}
     with tempfile.TemporaryDirectory() as pictures:
-        pool = pool_for(model, max_queue_s=_QUEUE_SHARE * bound_s, num_threads=num_threads)
+        pool = pool_for(model, max_queue_s=_QUEUE_SHARE * bound_s)
+        num_threads = num_threads or drawing_threads(pool)
+        pool = pool.model_copy(update={"num_threads": num_threads})
         settings = Settings(pools=[pool], store=StoreSettings(url=pictures))
         with whole_service(settings) as url:
             figures = asyncio.run(
@@ -178,7 +193,7 @@ def main(
                     seed=seed,
                 )
             )
-    aims = aims_of(figures)
+    aims = aims_of(figures, figures["processes"])
     _tell(figures, Console(stderr=True))
     table = Table("aim", "met", "seen", box=None)
     for aim in aims:
@@ -208,11 +223,11 @@ def _tell(figures: dict[str, Any], console: Console) -> None:
         if figures[name]:
             table.add_row(title, *(f"{value:.3f}" for value in figures[name].values()))
     console.print(table)
-    memory = Table("process", "MiB before", "MiB after", "grown", "cores", box=None)
+    memory = Table("process", "MiB before", "halfway", "after", "grown", "cores", box=None)
     for one in figures["processes"]:
         memory.add_row(
             one["process"],
-            *(f"{one[key]:.0f}" for key in ("rss_before_mib", "rss_after_mib")),
+            *(f"{one[key]:.0f}" for key in ("rss_before_mib", "rss_middle_mib", "rss_after_mib")),
             f"{one['grown_mib']:+.1f}",
             f"{one['cores']:.2f}",
         )

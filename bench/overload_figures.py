@@ -13,6 +13,8 @@ from serve_app.load_test import Sample, percentiles
 
 LEAST_GOODPUT_SHARE = 0.95
 MOST_REFUSAL_S = 0.05
+MOST_GROWTH = 0.05
+"""Of a process's memory, in the second half of an overload: the first fills caches and queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,11 @@ def overload_figures(
     }
 
 
-def aims_of(figures: dict[str, Any]) -> list[Aim]:
-    """Which aims the figures of `overload_figures` meet; where nothing was accepted or refused, none of it."""
+def aims_of(figures: dict[str, Any], processes: Sequence[dict[str, Any]]) -> list[Aim]:
+    """Which aims the figures of `overload_figures` and of `process_figures` meet.
+
+    Where nothing was accepted or refused, none that is about it.
+    """
     accepted, refusal = figures["accepted_s"], figures["refusal_s"]
     return [
         Aim(
@@ -98,30 +103,50 @@ def aims_of(figures: dict[str, Any]) -> list[Aim]:
             not figures["failed"] and not figures["refusals_without_retry_after"],
             ", ".join(f"{count} x {outcome}" for outcome, count in sorted(figures["outcomes"].items())),
         ),
+        _memory_is_flat(processes),
     ]
 
 
+def _memory_is_flat(processes: Sequence[dict[str, Any]]) -> Aim:
+    growths = {
+        f"{one['process']} ({one['pid']})": one["rss_after_mib"] / one["rss_middle_mib"] - 1
+        for one in processes
+    }
+    worst = max(growths, key=lambda name: growths[name], default=None)
+    return Aim(
+        f"no process grows by more than {MOST_GROWTH:.0%} in the second half",
+        worst is None or growths[worst] <= MOST_GROWTH,
+        "no process is ours" if worst is None else f"{growths[worst]:+.1%}, {worst}",
+    )
+
+
 def process_figures(
-    before: Sequence[ProcessReading], after: Sequence[ProcessReading], seconds: float
+    before: Sequence[ProcessReading],
+    middle: Sequence[ProcessReading],
+    after: Sequence[ProcessReading],
+    seconds: float,
 ) -> list[dict[str, Any]]:
-    """Memory and processor time of every process that lived before and after, the largest first.
+    """Memory and processor time of every process that lived all the time, the largest first.
 
     Args:
         before: Readings at the beginning.
+        middle: Halfway.
         after: At the end.
-        seconds: Between them.
+        seconds: From the beginning to the end.
     """
     first = {one.pid: one for one in before}
+    halfway = {one.pid: one for one in middle}
     figures = [
         {
             "process": one.name,
             "pid": one.pid,
             "rss_before_mib": round(first[one.pid].rss_bytes / 2**20, 1),
+            "rss_middle_mib": round(halfway[one.pid].rss_bytes / 2**20, 1),
             "rss_after_mib": round(one.rss_bytes / 2**20, 1),
             "grown_mib": round((one.rss_bytes - first[one.pid].rss_bytes) / 2**20, 1),
             "cores": round((one.cpu_s - first[one.pid].cpu_s) / seconds, 3),
         }
         for one in after
-        if one.pid in first
+        if one.pid in first and one.pid in halfway
     ]
     return sorted(figures, key=lambda one: -one["rss_after_mib"])

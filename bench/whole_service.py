@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import httpx
 import psutil
 
+from serve_app import accelerators
+from serve_app.cpu_topology import largest_node, physical_cores
 from serve_app.local_service import LocalService
 from serve_app.settings import BUNDLED_MODEL, PoolSettings, Settings
 
@@ -68,6 +70,19 @@ def pool_for(model: str, **settings: object) -> PoolSettings:
     accelerator = FAKE if model == FAKE else "auto"
     given = {"model": model, "accelerator": accelerator, "ray_actor_options": {"num_cpus": 0.1}} | settings
     return PoolSettings.model_validate({"name": "default"} | given)
+
+
+def drawing_threads(pool: PoolSettings) -> int | None:
+    """CPU threads with which `pool` draws beside a whole service on this machine; None where no CPU draws.
+
+    One core is left to those who pass requests and pictures on, where there are several: on a cluster they are on nodes
+    of their own, and a service that shares every core with what it serves tells how much it takes from it, not what
+    it adds to it.
+    """
+    if accelerators.of_pool(pool).name != "cpu":
+        return None
+    cores = physical_cores()
+    return max(1, min(largest_node(cores), len(cores) - 1))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bench.light_client import LightClient
 from bench.serving_overhead.bare_engine import Turn
 from bench.serving_overhead.figures import LEAST_SHARE, Rounds, side_figures
 from bench.serving_overhead.sides import EngineSide, HttpSide, Side, bare_engine, plain_server
-from bench.whole_service import FAKE, default_request, pool_for, whole_service
+from bench.whole_service import FAKE, default_request, drawing_threads, pool_for, whole_service
 from serve_app import accelerators
 from serve_app.settings import BUNDLED_MODEL, CpuSettings, PoolSettings, Settings, StoreSettings
 
@@ -77,11 +77,16 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all sides.")] = 6,
     pictures: Annotated[int, typer.Option(min=8, help="Pictures of a round with most clients.")] = 48,
     clients: Annotated[int, typer.Option(min=1, help="Clients at once, beside one alone.")] = 8,
-    num_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each side.")] = None,
+    num_threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads that draw, of each side; default: a core is left to the rest."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when the aim is missed.")] = False,
 ) -> None:
     """Compare the whole service with its bare engine and with a plain server."""
-    pool = pool_for(model, num_threads=num_threads)
+    pool = pool_for(model)
+    num_threads = num_threads or drawing_threads(pool)
+    pool = pool.model_copy(update={"num_threads": num_threads})
     if accelerators.of_pool(pool).name == "cpu":
         # No side pins its threads: one process only can claim the cores.
         pool = pool.model_copy(update={"cpu": CpuSettings(pin_cores="off")})
@@ -109,6 +114,7 @@ def main(
         f"service / engine with {clients} clients: {share:.3f} (aim {LEAST_SHARE}: {'met' if met else 'NOT met'})"
     )
     asked = {"model": model, "dtype": dtype, "request": request, "rounds": rounds, "pictures": pictures}
+    asked["num_threads"] = num_threads
     print(json.dumps({**asked, "clients": figures, "service_share": share, "aim_met": met}))
     sys.exit(1 if strict and not met else 0)
 

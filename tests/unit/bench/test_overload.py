@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import whole_service
 from bench.overload import measure
 from bench.overload_figures import aims_of, overload_figures, process_figures
-from bench.whole_service import ProcessReading, pool_for, process_name, serve_actors
+from bench.whole_service import ProcessReading, drawing_threads, pool_for, process_name, serve_actors
+from serve_app.cpu_topology import Core
 from serve_app.errors import QueueFull
 from serve_app.fake_service import FakeImageService
 from serve_app.load_test import Sample
@@ -35,18 +37,20 @@ def test_goodput_is_what_ended_in_time_within_the_counted_seconds() -> None:
     assert figures["accepted_s"]["p99"] == 1.0
     assert figures["refusal_s"]["p99"] == pytest.approx(0.01)  # from when it was sent
     assert figures["retry_after_least_s"] == figures["retry_after_s"]["max"] == 2.0
-    assert all(aim.met for aim in aims_of(figures))
+    assert all(aim.met for aim in aims_of(figures, []))
     late = overload_figures(_samples(), capacity_per_s=2.0, bound_s=0.5, settle_s=2.0, seconds=10.0)
     assert late["goodput_per_s"] == 0.0
     assert late["beyond_bound"] == 20
 
 
 def test_each_aim_can_be_missed() -> None:
-    def missed(samples: list[Sample], capacity_per_s: float = 2.0) -> list[int]:
+    def missed(samples: list[Sample], capacity_per_s: float = 2.0, grown_mib: float = 4.0) -> list[int]:
         figures = overload_figures(
             samples, capacity_per_s=capacity_per_s, bound_s=1.5, settle_s=2.0, seconds=10.0
         )
-        return [number for number, aim in enumerate(aims_of(figures)) if not aim.met]
+        before, middle, after = ([_reading("raylet", 1, mib)] for mib in (50, 100, 100 + grown_mib))
+        aims = aims_of(figures, process_figures(before, middle, after, 10.0))
+        return [number for number, aim in enumerate(aims) if not aim.met]
 
     good = _samples()
     assert missed(good, capacity_per_s=2.2) == [0]
@@ -54,6 +58,7 @@ def test_each_aim_can_be_missed() -> None:
     assert missed([replace(one, latency_s=0.2) if one.refused else one for one in good]) == [2]
     assert missed([*good, Sample(1.0, 0.0, 0.1, "500")]) == [3]
     assert missed([*good, Sample(1.0, 0.0, 0.01, "503")]) == [3]  # without Retry-After
+    assert missed(good, grown_mib=6.0) == [4]
     assert missed([]) == [0, 1, 2]
 
 
@@ -72,9 +77,11 @@ def test_processes_are_compared_with_themselves() -> None:
         _reading("ServeReplica:imagine:default", 2, 690),
         _reading("new", 4, 9),
     ]
-    replica, raylet = process_figures(before, after, 10.0)
+    middle = [*after, before[2]]
+    replica, raylet = process_figures(before, middle, after, 10.0)
     assert (replica["process"], replica["grown_mib"]) == ("ServeReplica:imagine:default", -10.0)
-    assert (raylet["rss_before_mib"], raylet["rss_after_mib"], raylet["cores"]) == (50.0, 51.0, 0.15)
+    assert [raylet[f"rss_{when}_mib"] for when in ("before", "middle", "after")] == [50.0, 51.0, 51.0]
+    assert raylet["cores"] == 0.15
     assert serve_actors(before) == {"ServeReplica:imagine:default": 1}
 
 
@@ -90,6 +97,18 @@ def test_processes_are_named_by_what_they_are() -> None:
 def test_the_fake_pipeline_has_an_accelerator_of_its_own() -> None:
     assert pool_for("fake", max_queue_s=3.0).accelerator == "fake"
     assert pool_for("small-sdxl").accelerator == "auto"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "threads"), [([0], 1), ([0, 0], 1), ([0] * 8, 7), ([0] * 4 + [1] * 4, 4), ([0, 0, 0, 1], 3)]
+)
+def test_a_core_is_left_to_those_who_serve(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[int], threads: int
+) -> None:
+    cores = tuple(Core(node, (cpu,)) for cpu, node in enumerate(nodes))
+    monkeypatch.setattr(whole_service, "physical_cores", lambda: cores)
+    assert drawing_threads(pool_for("small-sdxl", accelerator="cpu")) == threads
+    assert drawing_threads(pool_for("fake")) is None
 
 
 class _Cramped(FakeImageService):
@@ -135,4 +154,4 @@ async def test_a_short_overload(cramped_url: str) -> None:
     assert figures["retry_after_least_s"] == 2.0  # whole seconds
     assert 0 < figures["goodput_share"] < 4.0
     assert figures["client_cores"] > 0
-    assert aims_of(figures)[3].met
+    assert aims_of(figures, figures["processes"])[3].met
