@@ -44,8 +44,17 @@ class ServiceError(Exception):
 
     @property
     def is_away(self) -> bool:
-        """Whether there is no service to talk to now: no answer, or a proxy's word for that."""
-        return self.status in (0, 502, 504)
+        """Whether there is no service to talk to now: no answer, or a proxy's word for that.
+
+        A proxy that already listens while the service is still starting knows none of its paths and says 404; the
+        service's own 404 has a code.
+        """
+        return self.status in (0, 502, 504) or (self.status == 404 and not self.code)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the service itself says that it does not know what was asked for."""
+        return self.status == 404 and bool(self.code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class Tab:
         try:
             body = await self._service.job(job_id)
         except ServiceError as error:
-            if error.status == 404:
+            if error.is_unknown:
                 return
             raise
         if job_id not in self._drawings:
@@ -263,7 +263,7 @@ class Tab:
                 # The stream ended before the job did: its last event may have gone by.
                 await self._settle(drawing, await self._service.job(drawing.id))
             except ServiceError as error:
-                if error.status == 404:
+                if error.is_unknown:
                     self._fail(drawing, "the service does not know it any more")
                     return
                 if time.monotonic() - silent_since > _GIVE_UP_S:

@@ -59,7 +59,7 @@ def notice(error: ServiceError) -> Notice:
         return Notice(f"{label}: {_first(_without_name(message, error.field))}.", field=error.field)
     if error.status in (401, 403):
         return Notice(f"The service does not let this page in: {_lower(message)}.")
-    if error.status == 404:
+    if error.is_unknown:
         return Notice(
             "The service does not keep this any more. Draw it again: the same seed gives the same picture."
         )

@@ -64,6 +64,9 @@ async def test_a_refusal_keeps_field_and_wait() -> None:
     [
         httpx.Response(502, text="<html>Bad gateway</html>"),
         httpx.Response(504, json=["nonsense"]),
+        httpx.Response(
+            404, text="Path '/api/pools' not found. Ping http://.../-/routes for available routes."
+        ),
         httpx.ConnectError("refused"),
         httpx.ReadTimeout("slow"),
     ],
@@ -74,7 +77,16 @@ async def test_a_service_that_is_not_there_is_told_from_one_that_refuses(
     with pytest.raises(ServiceError) as caught:
         await service_that_answers(answer).pools()
     assert caught.value.is_away
+    assert not caught.value.is_unknown
     assert "<html>" not in caught.value.message
+
+
+async def test_what_the_service_does_not_know_is_told_from_a_service_that_is_not_there() -> None:
+    body = {"error": {"code": "not_found", "message": "no job x", "field": None, "request_id": "r"}}
+    with pytest.raises(ServiceError) as caught:
+        await service_that_answers(httpx.Response(404, json=body)).job("x")
+    assert caught.value.is_unknown
+    assert not caught.value.is_away
 
 
 async def test_another_server_at_the_address_is_found_out() -> None:

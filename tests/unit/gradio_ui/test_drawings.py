@@ -102,13 +102,35 @@ async def test_a_job_that_is_gone_fails_with_words(service: FakeService) -> None
     drawing = await tab.draw(LONG, keep=False)
     await until(lambda: drawing.body["step"] > 0)
     service._jobs.clear()
-    service._find = lambda job_id: (_ for _ in ()).throw(ServiceError("gone", status=404))  # type: ignore[method-assign]
+    gone = ServiceError("gone", status=404, code="not_found")
+    service._find = lambda job_id: (_ for _ in ()).throw(gone)  # type: ignore[method-assign]
     assert drawing.task is not None
     drawing.task.cancel()
     await asyncio.gather(drawing.task, return_exceptions=True)
     await tab._watch(drawing)
     assert drawing.view()["state"] == "failed"
     assert "does not know it any more" in drawing.view()["words"]
+
+
+async def test_a_proxy_that_knows_no_path_yet_is_a_service_that_starts(service: FakeService) -> None:
+    tab = Tab(service)
+    drawing = await tab.draw({**ORDER, "num_inference_steps": 60}, keep=False)
+    await until(lambda: drawing.body["step"] > 2)
+    find, answers = service._find, 0
+
+    def not_yet(job_id: str) -> Any:
+        nonlocal answers
+        answers += 1
+        raise ServiceError("it answered 404 Not Found", status=404)
+
+    service._find = not_yet  # type: ignore[method-assign]
+    service.break_streams()
+    await until(lambda: answers > 0 and drawing.trouble is not None)
+    assert "goes on when it is back" in drawing.view()["words"]
+    assert not drawing.ended
+    service._find = find  # type: ignore[method-assign]
+    service.away = False
+    assert (await heard_until(tab, "finished"))[-1]["trouble"] is False
 
 
 async def test_a_page_that_closes_cancels_what_was_not_asked_to_finish(service: FakeService) -> None:

@@ -32,7 +32,12 @@ from gradio_ui.words import duration, notice, state
         ),
         (ServiceError("No replica", status=503), "cannot draw yet: no replica. Try again", None, None),
         (ServiceError("it failed", status=500), "Drawing failed: it failed.", None, None),
-        (ServiceError("gone", status=404), "the same seed gives the same picture", None, None),
+        (
+            ServiceError("gone", status=404, code="not_found"),
+            "the same seed gives the same picture",
+            None,
+            None,
+        ),
     ],
 )
 def test_every_error_says_what_can_be_done(
