@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from serve_app import accelerators
-from serve_app.cpu_topology import largest_node, physical_cores
+from serve_app.cpu_topology import largest_node, physical_cores, quota_cpus, threads_for
 from serve_app.local_service import LocalService
 from serve_app.settings import BUNDLED_MODEL, PoolSettings, Settings
 
@@ -81,8 +81,9 @@ def drawing_threads(pool: PoolSettings) -> int | None:
     """
     if accelerators.of_pool(pool).name != "cpu":
         return None
-    cores = physical_cores()
-    return max(1, min(largest_node(cores), len(cores) - 1))
+    cores, quota = physical_cores(), quota_cpus()
+    available = len(cores) if quota is None else min(len(cores), threads_for(cores, quota))
+    return max(1, min(largest_node(cores), available - 1))
 
 
 @contextmanager

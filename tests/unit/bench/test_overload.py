@@ -37,7 +37,9 @@ def test_goodput_is_what_ended_in_time_within_the_counted_seconds() -> None:
     assert figures["accepted_s"]["p99"] == 1.0
     assert figures["refusal_s"]["p99"] == pytest.approx(0.01)  # from when it was sent
     assert figures["retry_after_least_s"] == figures["retry_after_s"]["max"] == 2.0
-    assert all(aim.met for aim in aims_of(figures, []))
+    flat = [_reading("raylet", 1, 50)]
+    assert all(aim.met for aim in aims_of(figures, process_figures(flat, flat, flat, 10.0)))
+    assert not aims_of(figures, [])[4].met
     late = overload_figures(_samples(), capacity_per_s=2.0, bound_s=0.5, settle_s=2.0, seconds=10.0)
     assert late["goodput_per_s"] == 0.0
     assert late["beyond_bound"] == 20
@@ -100,13 +102,22 @@ def test_the_fake_pipeline_has_an_accelerator_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "threads"), [([0], 1), ([0, 0], 1), ([0] * 8, 7), ([0] * 4 + [1] * 4, 4), ([0, 0, 0, 1], 3)]
+    ("nodes", "quota", "threads"),
+    [
+        ([0], None, 1),
+        ([0, 0], None, 1),
+        ([0] * 8, None, 7),
+        ([0] * 8, 3.0, 2),
+        ([0] * 4 + [1] * 4, None, 4),
+        ([0, 0, 0, 1], None, 3),
+    ],
 )
 def test_a_core_is_left_to_those_who_serve(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[int], threads: int
+    monkeypatch: pytest.MonkeyPatch, nodes: list[int], quota: float | None, threads: int
 ) -> None:
     cores = tuple(Core(node, (cpu,)) for cpu, node in enumerate(nodes))
     monkeypatch.setattr(whole_service, "physical_cores", lambda: cores)
+    monkeypatch.setattr(whole_service, "quota_cpus", lambda: quota)
     assert drawing_threads(pool_for("small-sdxl", accelerator="cpu")) == threads
     assert drawing_threads(pool_for("fake")) is None
 
