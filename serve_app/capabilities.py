@@ -73,6 +73,10 @@ class Capabilities:
             return "scheduler_name", f"{scheduler_name!r} is not known; allowed: {known}"
         return None
 
+    def filled_rows(self, rows: int) -> int:
+        """How many rows a step of `rows` rows really has: the next one of `fixed_rows`."""
+        return next((fixed for fixed in self.fixed_rows if fixed >= rows), rows)
+
     def limited_to(self, sizes: Sequence[tuple[int, int]]) -> Capabilities:
         """The same with these (width, height) pairs as the only ones; with none, the same.
 

@@ -30,6 +30,7 @@ class FakePipeline:
         row_s: Seconds more for each row.
         decode_s: Seconds of one decode.
         max_rows: Most rows of one step.
+        fixed_rows: See `Capabilities`: a step takes as long as one of the rows it is filled up to.
         memory_rows: A step of more rows raises MemoryError; None never does.
         concurrent_decodes: See `Capabilities`.
         sleep: Spends the seconds; tests give a clock of their own.
@@ -48,6 +49,7 @@ class FakePipeline:
         row_s: float = 0.0,
         decode_s: float = 0.0,
         max_rows: int = 8,
+        fixed_rows: tuple[int, ...] = (),
         memory_rows: int | None = None,
         concurrent_decodes: int = 0,
         sleep: Callable[[float], None] = time.sleep,
@@ -65,6 +67,7 @@ class FakePipeline:
         self.hung = threading.Event()
         self._capabilities = Capabilities(
             max_rows=max_rows,
+            fixed_rows=fixed_rows,
             previews=True,
             scheduler_names=("euler", "ddim"),
             max_pixels=1024 * 1024,
@@ -120,7 +123,7 @@ class FakePipeline:
             raise ValueError("poisoned in step")
         if any(POISON_HANG in state.request.prompt and state.step == 1 for state in batch):
             self.hung.wait()
-        self._spend(self._step_s + self._row_s * rows)
+        self._spend(self._step_s + self._row_s * self._capabilities.filled_rows(rows))
         for state in batch:
             state.latents = hashlib.sha256(state.latents + state.step.to_bytes(2, "big")).digest()
         self.batches.append(tuple((state.request.request_id, state.index, state.step) for state in batch))

@@ -39,7 +39,7 @@ class Ledger:
     def __init__(self, pipeline: StepPipeline, scheduler: Scheduler, clock: Callable[[], float]) -> None:
         self.lock = threading.Condition()
         self.scheduler = scheduler
-        self.times = StepTimes()
+        self.times = StepTimes(pipeline.capabilities.filled_rows)
         self.pace = Pace(1.0 + pipeline.capabilities.concurrent_decodes)
         self.abandoned = False
         self.last_progress = clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import median
 
 from serve_app.engine.picture import Picture, Shape
@@ -106,9 +106,16 @@ def _line(points: list[tuple[int, float, float]]) -> tuple[float, float]:
 
 
 class StepTimes:
-    """Seconds per denoising step by (shape, rows) and per decode by shape. Not thread-safe."""
+    """Seconds per denoising step by (shape, rows) and per decode by shape. Not thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        filled_rows: How many rows a step of so many rows really has, where steps are filled up. Such steps are the
+            same work whoever's rows they are, so they are measured as one: were they told apart, a device that was
+            slow while one kind was drawn would be taken to be slower with that kind.
+    """
+
+    def __init__(self, filled_rows: Callable[[int], int] = int) -> None:
+        self._filled_rows = filled_rows
         self._steps: OrderedDict[Shape, _RowCosts] = OrderedDict()
         self._decodes: OrderedDict[Shape, _Durations] = OrderedDict()
         self._recorded = 0
@@ -119,9 +126,9 @@ class StepTimes:
         return bool(self._steps)
 
     def record_step(self, shape: Shape, rows: int, seconds: float) -> None:
-        """Learns from one step of `rows` rows."""
+        """Learns from one step of `rows` rows, before they were filled up."""
         self._recorded += 1
-        self._steps.setdefault(shape, _RowCosts()).add(rows, seconds, self._recorded)
+        self._steps.setdefault(shape, _RowCosts()).add(self._filled_rows(rows), seconds, self._recorded)
         self._steps.move_to_end(shape)
         if len(self._steps) > _MAX_SHAPES:
             self._steps.popitem(last=False)
@@ -135,7 +142,7 @@ class StepTimes:
 
     def is_warm(self, shape: Shape, rows: int) -> bool:
         """Whether such a step was measured more than once: the first one may have taken thirty times as long."""
-        return shape in self._steps and self._steps[shape].is_warm(rows)
+        return shape in self._steps and self._steps[shape].is_warm(self._filled_rows(rows))
 
     def is_decode_warm(self, shape: Shape) -> bool:
         """Likewise, of a decode."""
@@ -143,6 +150,7 @@ class StepTimes:
 
     def step_s(self, shape: Shape, rows: int) -> float:
         """Seconds of one step; scaled from the nearest measured shape where this one is new."""
+        rows = self._filled_rows(rows)
         if shape in self._steps:
             return self._steps[shape].step_s(rows)
         if not self._steps:
@@ -152,7 +160,9 @@ class StepTimes:
 
     def hoped_step_s(self, shape: Shape, rows: int) -> float:
         """Like `step_s`, but more rows than ever measured are taken to cost nothing more, so that they are tried."""
-        return self._steps[shape].hoped_step_s(rows) if shape in self._steps else self.step_s(shape, 1)
+        if shape not in self._steps:
+            return self.step_s(shape, 1)
+        return self._steps[shape].hoped_step_s(self._filled_rows(rows))
 
     def decode_s(self, shape: Shape) -> float:
         """Seconds of one decode; 0 before the first measurement."""

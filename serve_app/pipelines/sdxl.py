@@ -202,7 +202,7 @@ class SdxlPipeline:
             samples += [sample] * state.rows
             timesteps += [schedule.timestep(state.step)] * state.rows
         rows = len(samples)
-        filling = next((fixed for fixed in self._capabilities.fixed_rows if fixed >= rows), rows) - rows
+        filling = self._capabilities.filled_rows(rows) - rows
         samples += samples[:1] * filling  # with copies of the first row, whose answers are thrown away
         timesteps += timesteps[:1] * filling
         told = self._join([_conditioning(state) for state in batch], filling)

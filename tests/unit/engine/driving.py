@@ -103,6 +103,7 @@ def make(
     row_s: float = 0.0,
     decode_s: float = 0.0,
     max_rows: int = 8,
+    fixed_rows: tuple[int, ...] = (),
     max_queued_images: int = 64,
     memory_rows: int | None = None,
     max_queue_s: float | None = None,
@@ -113,6 +114,7 @@ def make(
         row_s=row_s,
         decode_s=decode_s,
         max_rows=max_rows,
+        fixed_rows=fixed_rows,
         memory_rows=memory_rows,
         sleep=clock.sleep,
     )

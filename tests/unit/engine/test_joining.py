@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from serve_app.capabilities import Capabilities
 from serve_app.engine import Engine
 from serve_app.engine.fake import FakePipeline
 from serve_app.engine.picture import Picture
@@ -129,6 +130,37 @@ def test_a_row_count_that_was_slow_once_gets_another_chance() -> None:
     for _ in range(1001):
         times.record_step(SHAPE, 1, 1.0)
     assert times.hoped_step_s(SHAPE, 2) == 1.0
+
+
+def test_steps_that_are_filled_up_are_one_kind_of_work() -> None:
+    times = StepTimes(Capabilities(max_rows=6, fixed_rows=(2, 4)).filled_rows)
+    for _ in range(3):
+        times.record_step(SHAPE, 2, 5.0)  # while the device was slow
+    assert times.is_warm(SHAPE, 1)
+    for _ in range(20):
+        times.record_step(SHAPE, 1, 1.0)
+    assert times.hoped_step_s(SHAPE, 1) == times.hoped_step_s(SHAPE, 2) == times.step_s(SHAPE, 2) == 1.0
+    for _ in range(3):
+        times.record_step(SHAPE, 3, 1.5)
+    assert times.step_s(SHAPE, 3) == times.step_s(SHAPE, 4) == pytest.approx(1.5)
+    assert times.row_step_s(SHAPE, rows=3, max_rows=4) == pytest.approx(0.5), (
+        "three share what four would cost"
+    )
+
+
+def test_the_engine_joins_what_is_filled_up_anyway() -> None:
+    engine, pipeline, _ = make(step_s=1.0, row_s=0.5, fixed_rows=(2,), max_rows=2)
+    pipeline._step_s = 10.0  # a slow moment, in which steps have two rows
+    put(engine, ask("two", steps=5, images=2))
+    run(engine)
+    pipeline._step_s = 1.0
+    put(engine, ask("one", steps=20))
+    run(engine)
+    del pipeline.batches[:]
+    put(engine, ask("long", steps=20))
+    put(engine, ask("short", steps=10))
+    run(engine)
+    assert sum(len(batch) == 2 for batch in pipeline.batches) == 10
 
 
 def test_a_limit_set_by_running_out_of_memory_rises_again_after_many_good_steps() -> None:
