@@ -44,7 +44,7 @@ def overload_figures(
 
     Args:
         samples: All requests that were due.
-        capacity_per_s: Pictures a second of the same service under a closed loop.
+        capacity_per_s: Pictures a second of the same service in a closed loop, before and after: their mean.
         bound_s: Seconds within which accepted work should be done; what takes longer is no goodput.
         settle_s: The first seconds, in which queue and batches fill up, are left out of the goodput.
         seconds: Of arrivals.

@@ -160,9 +160,15 @@ async def test_a_short_overload(cramped_url: str) -> None:
     outcomes = figures["outcomes"]
     assert set(outcomes) == {"200", "503"}
     assert outcomes["503"] > outcomes["200"] > 0
-    assert figures["offered_per_s"] == pytest.approx(4 * figures["capacity_per_s"], rel=0.01)
+    before, after = figures["capacity_before_per_s"], figures["capacity_after_per_s"]
+    assert figures["offered_per_s"] == pytest.approx(4 * before, rel=0.01)
+    assert after > 0
+    assert figures["capacity_per_s"] == pytest.approx((before + after) / 2, rel=0.01)
     assert figures["lone_s"] >= 0.08
     assert figures["retry_after_least_s"] == 2.0  # whole seconds
+    assert figures["goodput_share"] == pytest.approx(
+        figures["goodput_per_s"] / figures["capacity_per_s"], rel=0.01
+    )
     assert 0 < figures["goodput_share"] < 4.0
     assert figures["client_cores"] > 0
     assert aims_of(figures, figures["processes"])[3].met
