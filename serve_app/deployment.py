@@ -232,7 +232,12 @@ class Replica:
     def _load(self, refusal: Overloaded | None = None) -> ReplicaLoad:
         stats = self._engine.stats()
         return ReplicaLoad(
-            self._name, stats.queued_images, stats.running_images, stats.predicted_wait_s, refusal
+            self._name,
+            stats.queued_images,
+            stats.running_images,
+            stats.predicted_wait_s,
+            refusal,
+            full=self._engine.queue_full() if refusal is None else None,
         )
 
     def _tell_end(

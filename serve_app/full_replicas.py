@@ -39,8 +39,9 @@ class FullReplicas:
 
     A refusal is believed until a place is expected to come free, and no longer than until a picture of this process
     ends on that replica. Then one request may ask; the others are refused meanwhile, as one place is what there is.
-    Each that finds room lets twice as many ask at a time. So a pool is refilled as soon as it has room, and asked
-    about once per picture while full, however many requests come.
+    Each that finds room lets twice as many ask at a time. So a pool is refilled as soon as it has room. A replica that
+    accepts a request says whether it is full with it, so while full it is asked about once per picture, by the request
+    that gets its place, however many come.
 
     Args:
         clock: Monotonic seconds.
@@ -64,11 +65,11 @@ class FullReplicas:
             self._asking.remove(began)
 
     def refused(self, load: ReplicaLoad, error: QueueFull, num_images: int) -> None:
-        """A replica had no room.
+        """A replica has no room, or none any more after a request that it accepted.
 
         Args:
-            load: What it told with its refusal.
-            error: The refusal.
+            load: What it told with its answer.
+            error: Its refusal, or what it would say to the next one.
             num_images: Pictures that were asked for.
         """
         pictures = load.queued_images + load.running_images

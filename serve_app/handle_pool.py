@@ -286,6 +286,8 @@ class HandlePool:
                 raise load.refusal
             replica = load.replica
             self._full.accepted(replica)
+            if load.full is not None:
+                self._full.refused(load, load.full, 1)
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds, device_s = self._clock() - began, event.device_s

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.errors import Overloaded
+from serve_app.errors import Overloaded, QueueFull
 from serve_app.request import GenerationRequest, ImageFormat
 
 
@@ -99,6 +99,7 @@ class ReplicaLoad:
         predicted_wait_s: Seconds until all of them are done; 0 before the first measurement.
         refusal: Why the request is refused at the door, or None for an accepted one. It is told instead of raised:
             Ray Serve logs a traceback for whatever a replica raises, which a full replica has no time for.
+        full: What one more picture would be told after an accepted request for lack of room; None where there is some.
     """
 
     replica: str
@@ -106,6 +107,7 @@ class ReplicaLoad:
     running_images: int
     predicted_wait_s: float
     refusal: Overloaded | None = None
+    full: QueueFull | None = None
 
 
 @dataclass(frozen=True, slots=True)

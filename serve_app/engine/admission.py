@@ -1,4 +1,4 @@
-"""Refusals at the door: `refuse_unless_possible`."""
+"""Refusals at the door: `refuse_unless_possible`, `queue_full`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,32 @@ _LEAST_RETRY_AFTER_S = 1.0
 def backlog_s(scheduler: Scheduler, times: StepTimes, pace: Pace) -> float:
     """Predicted seconds until all accepted work is done; 0 before the first measurement."""
     return times.work_s(scheduler.pictures(), scheduler.max_rows) / pace.value if times.measured else 0.0
+
+
+def queue_full(
+    num_images: int, scheduler: Scheduler, work_s: float, *, max_queue_s: float | None
+) -> QueueFull | None:
+    """Why there is no room for so many more pictures, whoever's they are; None where there is.
+
+    Args:
+        num_images: Pictures of one request.
+        scheduler: What was accepted before.
+        work_s: Its `backlog_s`.
+        max_queue_s: Most predicted seconds of accepted work, or None.
+    """
+    lacking = num_images - scheduler.places
+    if lacking > 0:
+        # Places come free one picture at a time, at the pace at which the whole backlog is worked off.
+        pictures = sum(1 for _ in scheduler.pictures())
+        wait_s = lacking * work_s / pictures if pictures else 0.0
+        return QueueFull(
+            f"the queue has no room for {num_images} more pictures", max(_LEAST_RETRY_AFTER_S, wait_s)
+        )
+    if max_queue_s is not None and work_s > max_queue_s:
+        return QueueFull(
+            f"{work_s:.0f} s of work are waiting already", max(_LEAST_RETRY_AFTER_S, work_s - max_queue_s)
+        )
+    return None
 
 
 def refuse_unless_possible(
@@ -48,19 +74,10 @@ def refuse_unless_possible(
         DeadlineExceeded: The deadline is over.
     """
     request = pictures[0].request
-    ahead = list(scheduler.pictures())
     work_s = backlog_s(scheduler, times, pace)
-    lacking = len(pictures) - scheduler.places
-    if lacking > 0:
-        # Places come free one picture at a time, at the pace at which the whole backlog is worked off.
-        wait_s = lacking * work_s / len(ahead) if ahead else 0.0
-        raise QueueFull(
-            f"the queue has no room for {len(pictures)} more pictures", max(_LEAST_RETRY_AFTER_S, wait_s)
-        )
-    if max_queue_s is not None and work_s > max_queue_s:
-        raise QueueFull(
-            f"{work_s:.0f} s of work are waiting already", max(_LEAST_RETRY_AFTER_S, work_s - max_queue_s)
-        )
+    full = queue_full(len(pictures), scheduler, work_s, max_queue_s=max_queue_s)
+    if full is not None:
+        raise full
     if request.owner:
         _refuse_more_than_share(pictures, scheduler, times, pace, max_queue_s=max_queue_s)
     if request.deadline is None:
@@ -70,6 +87,7 @@ def refuse_unless_possible(
         raise DeadlineExceeded("the deadline is over already")
     if not times.measured:
         return  # nothing is known to be unreachable yet
+    ahead = scheduler.pictures()
     before = [picture for picture in ahead if picture.interactive or not pictures[0].interactive]
     # One picture's steps follow each other, however much is done beside them.
     own_s = times.work_s(pictures, scheduler.max_rows) / min(1.0, pace.value)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from serve_app.engine.admission import refuse_unless_possible
+from serve_app.engine.admission import backlog_s, queue_full, refuse_unless_possible
 from serve_app.engine.decoding import Decoding
 from serve_app.engine.ledger import Ledger
 from serve_app.engine.observer import EngineObserver, NoObserver
@@ -21,7 +21,13 @@ from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.stats import EngineStats
 from serve_app.engine.ticket import Listener, Ticket
-from serve_app.errors import DeadlineExceeded, GenerationCancelled, GenerationFailed, PoolUnavailable
+from serve_app.errors import (
+    DeadlineExceeded,
+    GenerationCancelled,
+    GenerationFailed,
+    PoolUnavailable,
+    QueueFull,
+)
 from serve_app.request import GenerationRequest
 from serve_app.result import Pixels
 
@@ -134,6 +140,12 @@ class Engine:
         """A snapshot of the counters."""
         with self._lock:
             return self._ledger.stats()
+
+    def queue_full(self) -> QueueFull | None:
+        """What a request for one more picture would be told now for lack of room; None where there is some."""
+        with self._lock:
+            work_s = backlog_s(self._scheduler, self._ledger.times, self._ledger.pace)
+            return queue_full(1, self._scheduler, work_s, max_queue_s=self._max_queue_s)
 
     def stuck_for_s(self) -> float:
         """Seconds since the engine last got anywhere, for a watchdog; 0 while it has nothing to do."""

@@ -189,14 +189,15 @@ class StepTimes:
         """
         row_steps: dict[Shape, int] = {}
         rows: dict[Shape, int] = {}
-        total = 0.0
+        decodes: dict[Shape, int] = {}
         for picture in pictures:
-            steps = (
-                picture.remaining_steps if most_steps is None else min(picture.remaining_steps, most_steps)
-            )
-            row_steps[picture.shape] = row_steps.get(picture.shape, 0) + steps * picture.rows
-            rows[picture.shape] = rows.get(picture.shape, 0) + picture.rows
-            total += self.decode_s(picture.shape)
-        for shape, count in row_steps.items():
-            total += count * self.row_step_s(shape, rows[shape], max_rows)
-        return total
+            shape, own_rows, steps = picture.shape, picture.rows, picture.remaining_steps
+            if most_steps is not None:
+                steps = min(steps, most_steps)
+            row_steps[shape] = row_steps.get(shape, 0) + steps * own_rows
+            rows[shape] = rows.get(shape, 0) + own_rows
+            decodes[shape] = decodes.get(shape, 0) + 1
+        return sum(
+            count * self.decode_s(shape) + row_steps[shape] * self.row_step_s(shape, rows[shape], max_rows)
+            for shape, count in decodes.items()
+        )

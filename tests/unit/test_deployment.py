@@ -101,6 +101,25 @@ async def test_leaving_frees_the_engine(replica: Replica) -> None:
     assert stats.images_cancelled == 1
 
 
+async def test_an_acceptance_that_fills_the_queue_says_so() -> None:
+    replica = Replica(POOL.model_copy(update={"warmup": True, "max_queue_s": 1e-9}), "fake")
+    try:
+        async with aclosing(replica.generate(_request(num_images=8, num_inference_steps=150))) as events:
+            load = await anext(events)
+            assert isinstance(load, ReplicaLoad)
+            assert load.refusal is None
+            assert load.full is not None
+            assert "work are waiting already" in load.full.message
+            async for event in events:
+                assert isinstance(event, GenerationResult)
+        async with aclosing(replica.generate(_request())) as events:
+            load = await anext(events)
+            assert isinstance(load, ReplicaLoad)
+            assert load.refusal is None, "there is room again"
+    finally:
+        replica.close()
+
+
 async def test_one_failed_picture_fails_its_request_and_no_other(replica: Replica) -> None:
     good, bad = await asyncio.gather(
         _result(replica, _request()),

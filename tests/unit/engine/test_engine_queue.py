@@ -41,6 +41,28 @@ def test_predicted_seconds_bound_the_queue() -> None:
         put(engine, ask(steps=1))
 
 
+def test_what_one_more_picture_would_be_told() -> None:
+    engine, _, _ = make(step_s=10.0, max_rows=1, max_queued_images=3, max_queue_s=50.0)
+    assert engine.queue_full() is None
+    put(engine, ask(steps=1))
+    run(engine)
+    put(engine, ask(steps=5))
+    assert engine.queue_full() is None, "50 s may wait"
+    put(engine, ask(steps=1))
+    by_work = engine.queue_full()
+    assert by_work is not None
+    assert by_work.message == "60 s of work are waiting already"
+    assert by_work.retry_after_s == pytest.approx(10.0)
+    with pytest.raises(QueueFull) as refusal:
+        put(engine, ask(steps=1))
+    assert (refusal.value.message, refusal.value.retry_after_s) == (by_work.message, by_work.retry_after_s)
+    engine, _, _ = make(max_queued_images=1)
+    put(engine, ask())
+    by_places = engine.queue_full()
+    assert by_places is not None
+    assert "no room for 1 more" in by_places.message
+
+
 def test_unreachable_deadlines_are_refused_and_reachable_ones_met() -> None:
     engine, _, clock = make(step_s=1.0, max_rows=1)
     put(engine, ask(steps=2))
