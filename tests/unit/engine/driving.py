@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+
+import pytest
 
 from serve_app.engine import Engine
 from serve_app.engine.fake import FakePipeline
@@ -156,3 +159,31 @@ def drawn_alone(request: GenerationRequest, index: int = 0) -> Pixels:
         pipeline.denoise_step([state])
         state.step += 1
     return pipeline.decode(state)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for a started engine, a bounded time."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def stands_still(engine: Engine) -> bool:
+    """Whether a started engine makes no steps for a moment."""
+    before = engine.stats().steps_done
+    time.sleep(0.05)
+    return engine.stats().steps_done == before
+
+
+def count_ticks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Gets one longer with every tick."""
+    ticks: list[None] = []
+    original = engine.tick
+
+    def counted() -> None:
+        ticks.append(None)
+        original()
+
+    monkeypatch.setattr(engine, "tick", counted)
+    return ticks
