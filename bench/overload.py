@@ -3,7 +3,8 @@
 Run ``python -m bench.overload``. It starts the whole service on this machine, measures its capacity with a closed loop,
 then sends ``--factor`` times as much for ``--seconds``, at random moments that wait for nobody's answer, and measures
 the capacity once more. Goodput is compared with the mean of both: a machine whose speed changes meanwhile, as those
-that are shared do by more than the aim leaves room for, would decide the comparison with one of them. The client is
+that are shared do by more than the aim leaves room for, would decide the comparison with one of them. All of that
+``--rounds`` times. The client is
 one asyncio process, which drops the pictures; what of the machine it takes itself is told. Tables go to stderr, the
 whole as JSON to stdout. The exit status is 1 when an aim is missed only with ``--strict``.
 """
@@ -161,6 +162,7 @@ def main(
     capacity_seconds: Annotated[
         float, typer.Option(min=2.0, help="Seconds in which each capacity is measured.")
     ] = 60.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of capacity, overload and capacity again.")] = 2,
     factor: Annotated[float, typer.Option(min=1.0, help="Load over capacity.")] = 5.0,
     clients: Annotated[int, typer.Option(min=1, help="Clients of the closed loop.")] = 16,
     bound_s: Annotated[
@@ -176,7 +178,7 @@ def main(
         int | None,
         typer.Option(min=1, help="CPU threads that draw; default: a core is left to those who refuse."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed is the same load.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed is the same load; one more for each round.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 when an aim is missed.")] = False,
 ) -> None:
     """Overload a service of this machine's own and tell how it bears it."""
@@ -189,28 +191,32 @@ def main(
         pool = pool.model_copy(update={"num_threads": num_threads})
         settings = Settings(pools=[pool], store=StoreSettings(url=pictures))
         with whole_service(settings) as url:
-            figures = asyncio.run(
-                measure(
-                    url,
-                    query,
-                    bound_s=bound_s,
-                    factor=factor,
-                    seconds=seconds,
-                    capacity_seconds=capacity_seconds,
-                    clients=clients,
-                    seed=seed,
+            measured = [
+                asyncio.run(
+                    measure(
+                        url,
+                        query,
+                        bound_s=bound_s,
+                        factor=factor,
+                        seconds=seconds,
+                        capacity_seconds=capacity_seconds,
+                        clients=clients,
+                        seed=seed + number,
+                    )
                 )
-            )
-    aims = aims_of(figures, figures["processes"])
-    _tell(figures, Console(stderr=True))
+                for number in range(rounds)
+            ]
+    aims = aims_of(measured)
+    for figures in measured:
+        _tell(figures, Console(stderr=True))
     table = Table("aim", "met", "seen", box=None)
     for aim in aims:
         table.add_row(aim.name, "yes" if aim.met else "NO", aim.seen)
     Console(stderr=True).print(table)
     report = {"model": model, "query": query, "factor": factor, "seconds": seconds, "clients": clients}
-    report["num_threads"] = num_threads
+    report |= {"num_threads": num_threads, "max_queue_s": _QUEUE_SHARE * bound_s, "seed": seed}
     met = {aim.name: aim.met for aim in aims}
-    print(json.dumps({**report, "max_queue_s": _QUEUE_SHARE * bound_s, "seed": seed, **figures, "aims": met}))
+    print(json.dumps({**report, "rounds": measured, "aims": met}))
     sys.exit(1 if strict and not all(met.values()) else 0)
 
 
