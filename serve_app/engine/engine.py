@@ -142,8 +142,13 @@ class Engine:
             return self._ledger.stats()
 
     def queue_full(self) -> QueueFull | None:
-        """What a request for one more picture would be told now for lack of room; None where there is some."""
+        """What a request for one more picture would be told for lack of room until a picture ends.
+
+        None where there is room, and where places in the queue come free in a moment, as waiting pictures are prepared.
+        """
         with self._lock:
+            if not self._scheduler.places and self._scheduler.can_prepare():
+                return None
             work_s = backlog_s(self._scheduler, self._ledger.times, self._ledger.pace)
             return queue_full(1, self._scheduler, work_s, max_queue_s=self._max_queue_s)
 

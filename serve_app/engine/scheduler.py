@@ -125,7 +125,11 @@ class Scheduler:
 
     def can_step(self) -> bool:
         """Whether one of them could be prepared or make a step now."""
-        return bool(self._running) or any(queue and self._has_room(queue.first) for queue in self._waiting)
+        return bool(self._running) or self.can_prepare()
+
+    def can_prepare(self) -> bool:
+        """Whether a waiting picture would be prepared now, which makes its place in the queue free."""
+        return any(queue and self._has_room(queue.first) for queue in self._waiting)
 
     @property
     def undecoded(self) -> int:

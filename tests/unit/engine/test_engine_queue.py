@@ -56,11 +56,22 @@ def test_what_one_more_picture_would_be_told() -> None:
     with pytest.raises(QueueFull) as refusal:
         put(engine, ask(steps=1))
     assert (refusal.value.message, refusal.value.retry_after_s) == (by_work.message, by_work.retry_after_s)
-    engine, _, _ = make(max_queued_images=1)
+
+
+def test_places_that_come_free_in_a_moment_do_not_count_as_taken() -> None:
+    engine, _, _ = make(max_rows=1, max_queued_images=4)  # and four prepared
+    put(engine, ask(images=4, steps=20))
+    with pytest.raises(QueueFull):
+        put(engine, ask())
+    assert engine.queue_full() is None
+    while engine.stats().queued_images:
+        engine.tick()
+    put(engine, ask(images=3))
+    assert engine.queue_full() is None
     put(engine, ask())
-    by_places = engine.queue_full()
-    assert by_places is not None
-    assert "no room for 1 more" in by_places.message
+    full = engine.queue_full()
+    assert full is not None, "the next place comes free when a picture ends"
+    assert "no room for 1 more" in full.message
 
 
 def test_unreachable_deadlines_are_refused_and_reachable_ones_met() -> None:
