@@ -64,14 +64,22 @@ class FullReplicas:
         finally:
             self._asking.remove(began)
 
-    def refused(self, load: ReplicaLoad, error: QueueFull, num_images: int) -> None:
-        """A replica has no room, or none any more after a request that it accepted.
+    def told(self, load: ReplicaLoad, num_images: int) -> None:
+        """A replica has answered.
 
         Args:
-            load: What it told with its answer.
-            error: Its refusal, or what it would say to the next one.
+            load: What it told.
             num_images: Pictures that were asked for.
         """
+        if load.refusal is None:
+            self.has_room(load.replica)
+            self._most_asking = min(_MOST_ASKING, 2 * self._most_asking)
+            if load.full is not None:
+                self._refused(load, load.full, 1)
+        elif isinstance(load.refusal, QueueFull):
+            self._refused(load, load.refusal, num_images)
+
+    def _refused(self, load: ReplicaLoad, error: QueueFull, num_images: int) -> None:
         pictures = load.queued_images + load.running_images
         place_s = load.predicted_wait_s / pictures if pictures else 0.0
         self._refusals[load.replica] = _Refusal(
@@ -82,11 +90,6 @@ class FullReplicas:
     def has_room(self, replica: str) -> None:
         """A request that a replica had accepted has ended."""
         self._refusals.pop(replica, None)
-
-    def accepted(self, replica: str) -> None:
-        """A replica accepted a request."""
-        self.has_room(replica)
-        self._most_asking = min(_MOST_ASKING, 2 * self._most_asking)
 
     def refusal(self, num_images: int, replicas: int) -> QueueFull | None:
         """What the pool would say to a new request, where that is known without asking it; else None.

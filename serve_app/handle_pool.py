@@ -279,15 +279,11 @@ class HandlePool:
             with self._full.asking():
                 load = await self._accepted(response)
             self._speed.told(load)
+            self._full.told(load, request.num_images)
             if load.refusal is not None:
                 refused = True
-                if isinstance(load.refusal, QueueFull):
-                    self._full.refused(load, load.refusal, request.num_images)
                 raise load.refusal
             replica = load.replica
-            self._full.accepted(replica)
-            if load.full is not None:
-                self._full.refused(load, load.full, 1)
             async for event in response:
                 if isinstance(event, GenerationResult):
                     seconds, device_s = self._clock() - began, event.device_s

@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+import pytest
 from ray.serve.handle import DeploymentHandle
 
+from serve_app import handle_pool
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
@@ -100,6 +102,13 @@ class Handle:
                 return handle.replies[method].pop(0)
 
         return Method
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens what a pool waits for."""
+    monkeypatch.setattr(handle_pool, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(handle_pool, "ACCEPT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(handle_pool, "FACTS_TIMEOUT_S", 0.05)
 
 
 def pool_behind(handle: Handle, watch: Watch, clock: Clock | None = None, **settings: Any) -> HandlePool:

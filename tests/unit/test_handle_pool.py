@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from ray.exceptions import ActorDiedError
 
-from serve_app import handle_pool
 from serve_app.errors import PoolUnavailable
 from serve_app.pool_status import PoolState
 from tests.unit.handle_pool_fakes import (
@@ -17,15 +16,14 @@ from tests.unit.handle_pool_fakes import (
     Handle,
     Reply,
     Watch,
+    hurry,
     pool_behind,
 )
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handle_pool, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(handle_pool, "ACCEPT_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(handle_pool, "FACTS_TIMEOUT_S", 0.05)
+    hurry(monkeypatch)
 
 
 async def test_a_running_replica_is_asked_once_what_it_can_draw() -> None:

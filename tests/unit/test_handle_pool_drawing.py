@@ -10,7 +10,6 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from serve_app import handle_pool
 from serve_app.errors import DeadlineUnreachable, PoolUnavailable, QueueFull
 from serve_app.handle_errors import reason
 from serve_app.pool_status import PoolState
@@ -24,15 +23,14 @@ from tests.unit.handle_pool_fakes import (
     Reply,
     Watch,
     drawn,
+    hurry,
     pool_behind,
 )
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handle_pool, "_AGAIN_S", 0.01)
-    monkeypatch.setattr(handle_pool, "ACCEPT_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(handle_pool, "FACTS_TIMEOUT_S", 0.05)
+    hurry(monkeypatch)
 
 
 async def test_an_answer_tells_cost_and_load() -> None:
