@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -19,6 +18,7 @@ from serve_app.capabilities import PoolFacts
 from serve_app.errors import ImagineError, PoolUnavailable, QueueFull
 from serve_app.full_replicas import FullReplicas
 from serve_app.handle_errors import CALL_FAILED, reason
+from serve_app.pool_start import PoolStart
 from serve_app.pool_status import PoolState, PoolStatus
 from serve_app.replica_watch import MAX_AGE_S, STALE_S, ReplicaCounts, ReplicaWatch, one_sentence
 from serve_app.request import GenerationRequest
@@ -27,8 +27,6 @@ from serve_app.settings import PoolSettings
 from serve_app.speed import SpeedEstimate, StartEstimate
 from serve_app.telemetry import DrawingTelemetry
 from serve_app.unseen_pool import assumed_facts
-
-logger = logging.getLogger(__name__)
 
 FACTS_TIMEOUT_S = 3.0
 """How long a request waits for a running replica to say what it can do before it counts as not there."""
@@ -39,11 +37,6 @@ requests there until it has noticed (about 9 s)."""
 
 TRUSTED_S = 3.0
 """An answer this fresh says more than Ray's counts, which lag."""
-
-WAKE_TIMEOUT_S = 1800.0
-"""A start in the background is given up after this; a node of a scarce kind may not be had for longer."""
-
-_AGAIN_S = 1.0
 
 
 class HandlePool:
@@ -78,13 +71,16 @@ class HandlePool:
         self._facts = assumed_facts(settings)
         self._speed = SpeedEstimate(settings.expected_step_s, clock)
         self._full = FullReplicas(clock)
-        self._start = StartEstimate(settings.expected_start_s, clock)
+        self._start = PoolStart(
+            settings.name,
+            settings.price_per_hour,
+            self._ask_facts,
+            StartEstimate(settings.expected_start_s, clock),
+        )
         self._counts: ReplicaCounts | None = None
         self._answered_at = float("-inf")
         self._doubted = False  # a replica that should be there did not answer, or died
         self._was_down = False  # Ray itself said that there is none, since the last answer
-        self._saving = 0.0
-        self._wake: asyncio.Task[None] | None = None
         self._last_error: str | None = None
 
     @property
@@ -174,7 +170,6 @@ class HandlePool:
     def _up(self) -> None:
         self._start.ended(measured=self._was_down)
         self._was_down = self._doubted = False
-        self._saving = 0.0
 
     def _answered(self) -> None:
         self._answered_at = self._clock()
@@ -186,52 +181,25 @@ class HandlePool:
         self._doubted = True
         self._answered_at = float("-inf")
         self._start.began()
-        self.wake()
+        self._start.wake()
 
     # --- starting it ---
 
     async def started(self) -> None:
-        """Waits until a replica answers, however long it takes.
-
-        The question itself waits at the handle until there is a replica, which is what makes Ray start one.
-        """
-        self._start.began()
-        while True:
-            try:
-                await self._ask_facts()
-                return
-            except CALL_FAILED as error:
-                # The replica that was asked died, or is on a lost node: the next one is asked.
-                logger.info("pool %s did not answer: %s", self.name, reason(error))
-                await asyncio.sleep(_AGAIN_S)
+        """Waits until a replica answers, however long it takes, and makes Ray start one where there is none."""
+        await self._start.wait()
 
     def wake(self) -> None:
         """`started` in the background."""
-        if self._wake is None or self._wake.done():
-            self._wake = asyncio.get_running_loop().create_task(self._started_in_time())
+        self._start.wake()
 
     def passed_over(self, saving: float) -> None:
-        """Wakes it once what was lost by its sleep is worth its start; nothing is worth a start that never pays off.
-
-        Paying for a start when as much has been lost without it costs at most twice as much as knowing the future
-        would (the rule for renting skis).
-        """
-        self._saving += saving
-        if self._saving >= self._settings.price_per_hour / 3600.0 * self._start.expected_s:
-            self._saving = 0.0
-            self.wake()
+        """A request went elsewhere because no replica is up, though here it would have cost `saving` less."""
+        self._start.passed_over(saving)
 
     def close(self) -> None:
         """Stops what runs in the background."""
-        if self._wake is not None:
-            self._wake.cancel()
-
-    async def _started_in_time(self) -> None:
-        try:
-            async with asyncio.timeout(WAKE_TIMEOUT_S):
-                await self.started()
-        except TimeoutError:
-            logger.warning("pool %s did not start within %.0f s", self.name, WAKE_TIMEOUT_S)
+        self._start.close()
 
     async def _ask_facts(self) -> None:
         response = self._handle.facts.remote()

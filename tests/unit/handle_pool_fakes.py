@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from ray.serve.handle import DeploymentHandle
 
-from serve_app import handle_pool
+from serve_app import handle_pool, pool_start
 from serve_app.capabilities import Capabilities, ModelDefaults, PoolFacts
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
@@ -106,7 +106,7 @@ class Handle:
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens what a pool waits for."""
-    monkeypatch.setattr(handle_pool, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(pool_start, "_AGAIN_S", 0.01)
     monkeypatch.setattr(handle_pool, "ACCEPT_TIMEOUT_S", 0.05)
     monkeypatch.setattr(handle_pool, "FACTS_TIMEOUT_S", 0.05)
 
