@@ -6,15 +6,16 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, Field
 
+from serve_app.api.caller import caller_here
 from serve_app.api.deps import request_id_of
 from serve_app.errors import ImagineError, InvalidRequest
-from serve_app.request import new_request_id
+from serve_app.request import new_request_id, owner_here, traceparent_here
 from serve_app.store import PictureStore
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,14 @@ async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDiscon
 def detached(work: Coroutine[Any, Any, Done]) -> asyncio.Task[Done]:
     """Runs `work` as a task that does not end with the request it was started in.
 
-    In an empty context, since Ray Serve finds there which calls to cancel together with a request.
+    In a context of its own, since Ray Serve finds in the request's which calls to cancel together with it. Whose it is
+    goes along.
     """
-    task = asyncio.get_running_loop().create_task(work, context=Context())
+    context = Context()
+    ours: tuple[ContextVar[Any], ...] = (caller_here, owner_here, traceparent_here)
+    for variable in ours:
+        context.run(variable.set, variable.get())
+    task = asyncio.get_running_loop().create_task(work, context=context)
     _tasks.add(task)
     task.add_done_callback(_forget)
     return task

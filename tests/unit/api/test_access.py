@@ -18,7 +18,7 @@ from huggingface_hub import InferenceClient
 from serve_app.api.access import OPEN_FOLDERS, OPEN_PATHS, STAYS_CONNECTED
 from serve_app.api_keys import key_line, new_key
 from serve_app.fake_service import FakeImageService
-from serve_app.settings import AccessSettings, Settings, StoreSettings
+from serve_app.settings import AccessSettings, CallerLimits, Settings, StoreSettings
 from tests.unit.api.conftest import ServedAt, client_of, own_app
 
 KEY, OTHER = new_key(), new_key()
@@ -220,6 +220,32 @@ def test_real_clients_get_in_and_are_told(guarded: FakeImageService, served_at: 
         openai.OpenAI(base_url=f"{url}/v1", api_key="wrong").models.list()
     assert caught.value.code == "invalid_api_key"
     assert InferenceClient(model=url, token=KEY).text_to_image("a fox").width == 512
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/imagine", {"prompt": "a"}),
+        ("POST", "/generate", {"prompt": "a"}),
+        ("POST", "/api/text2image", {"prompt": "a", "number": 2}),
+        ("POST", "/v1/images/generations", {"prompt": "a"}),
+        ("POST", "/v1/images/generations", {"prompt": "a", "stream": True}),
+        ("POST", "/sdapi/v1/txt2img", {"prompt": "a"}),
+        ("POST", "/", {"inputs": "a"}),
+    ],
+)
+async def test_what_may_go_on_without_its_caller_is_still_its_callers(
+    client: httpx.AsyncClient, guarded: FakeImageService, method: str, path: str, body: dict[str, Any]
+) -> None:
+    guarded.settings.access.limits_by_name["ci"] = CallerLimits(images_per_minute=2)
+    traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
+    fields = {**body, "on_disconnect": "finish"}
+    sent: dict[str, Any] = {"params": fields} if method == "GET" else {"json": fields}
+    headers = {"X-Api-Key": OTHER, "traceparent": traceparent}
+    answers = [await client.request(method, path, headers=headers, **sent) for _ in range(3)]
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[2].status_code == 429
+    assert {(draft.owner, draft.traceparent) for draft in guarded.drafts} == {("ci", traceparent)}
 
 
 @pytest.mark.parametrize(("value", "status"), [("?1", 400), ("?0", 200), ("1", 200)])
