@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
+import re
 from contextvars import ContextVar
 
 from fastapi import Request
@@ -19,6 +20,7 @@ KEYED = "key:"
 caller_here: ContextVar[str] = ContextVar("caller", default="")
 """Whose HTTP request is being answered, as `caller_of` says."""
 
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 _NOBODY = base64.b64encode(b":").decode()
 
 
@@ -44,7 +46,8 @@ def caller_of(request: Request, settings: Settings) -> str:
         return KEYED + hashlib.sha256(key.encode()).hexdigest()
     address = request.client.host if request.client else ""
     if settings.trust_forwarded_headers:
-        address = _forwarded_address(request.headers.get("x-forwarded-for", "")) or address
+        # A proxy may write a line of its own below the client's, as HAProxy does: together they are one list.
+        address = _forwarded_address(",".join(request.headers.getlist("x-forwarded-for"))) or address
     return f"address:{address}"
 
 
@@ -83,8 +86,10 @@ def _credentials(authorization: str) -> str:
 def _forwarded_address(header: str) -> str:
     addresses = []
     for part in header.split(",")[-20:]:
+        # Some gateways, Azure's among them, write the port of the connection behind it.
+        match = _WITH_PORT.fullmatch(part.strip())
         try:
-            addresses.append(ipaddress.ip_address(part.strip()))
+            addresses.append(ipaddress.ip_address((match[1] or match[2]) if match else part.strip()))
         except ValueError:
             continue
     public = [address for address in addresses if address.is_global]

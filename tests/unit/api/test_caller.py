@@ -42,11 +42,21 @@ def test_empty_credentials_are_none(header: str) -> None:
         ("nonsense, , 8.8.8.8", "8.8.8.8"),
         ("nonsense", "10.0.0.9"),
         ("2606:4700::1, fd00::1", "2606:4700::1"),
+        # Azure's gateway adds the port.
+        ("9.9.9.9, 8.8.8.8:50123", "8.8.8.8"),
+        ("[2606:4700::1]:50123, [fd00::1]", "2606:4700::1"),
+        ("8.8.8.8:nonsense", "10.0.0.9"),
     ],
 )
 def test_the_address_behind_proxies(forwarded: str, address: str) -> None:
     assert caller_of(request(x_forwarded_for=forwarded), TRUSTING) == f"address:{address}"
     assert caller_of(request(x_forwarded_for=forwarded), WARY) == "address:10.0.0.9"
+
+
+def test_a_proxy_may_write_a_line_of_its_own() -> None:
+    lines = [(b"x-forwarded-for", address) for address in (b"9.9.9.9", b"8.8.8.8", b"10.0.0.2")]
+    sent = Request({"type": "http", "headers": lines, "client": ("10.0.0.9", 1234)})
+    assert caller_of(sent, TRUSTING) == "address:8.8.8.8"
 
 
 def test_without_a_connection() -> None:
