@@ -7,7 +7,8 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -21,7 +22,7 @@ from serve_app.api.caller import KEYED, caller_of
 from serve_app.api.deps import Service, body_schema, json_body
 from serve_app.api.errors import ErrorBody, WireErrors, error_responses
 from serve_app.api.urls import base_url
-from serve_app.errors import ImagineError
+from serve_app.errors import ImagineError, LimitReached, TooManyJobs
 from serve_app.jobs import (
     IdempotencyKey,
     JobBody,
@@ -299,7 +300,14 @@ def _body(job: JobView, request: Request, service: ImageService) -> JobBody:
 async def _submitted(service: ImageService, order: JobOrder, caller: str) -> Submission:
     """Hands the order in; its pictures count for the caller's minute if it is a new one."""
     images = order.draft.num_images
-    await service.quotas.charge(caller, images)
+    try:
+        await service.quotas.charge(caller, images)
+    except LimitReached:
+        if order.idempotency_key is None:
+            raise
+        with suppress(TooManyJobs):  # none but a job that is there already, which costs nothing
+            return await service.jobs.submit(replace(order, max_unfinished=0))
+        raise
     created = False
     try:
         submission = await service.jobs.submit(order)

@@ -34,7 +34,8 @@ class JobOrder:
         webhook_url: Told of the end, or None.
         idempotency_key: The client's, or None.
         owner: Stands for the caller, without telling who that is.
-        max_unfinished: Most unfinished jobs of the owner, this one among them; None for no limit of its own.
+        max_unfinished: Most unfinished jobs of the owner, this one among them; None for no limit of its own, 0 for
+            none but a job that was accepted before.
     """
 
     draft: RequestDraft

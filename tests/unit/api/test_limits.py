@@ -144,3 +144,22 @@ def test_openais_client_knows_the_refusal(tmp_path: Path, served_at: ServedAt) -
         client.images.generate(prompt="a")
     assert caught.value.code == "rate_limit_exceeded"
     assert int(caught.value.response.headers["retry-after"]) > 50
+
+
+async def test_a_repetition_is_answered_though_the_minute_is_used_up(
+    tmp_path: Path, make_client: ClientFor
+) -> None:
+    service = service_with(tmp_path, delay_s=60.0, images_per_minute=1)
+    named = {"Idempotency-Key": "same"}
+    async with make_client(service) as client:
+        first = await client.post("/api/jobs", json={"prompt": "a", "seed": 1}, headers=named)
+        again = await client.post("/api/jobs", json={"prompt": "a", "seed": 1}, headers=named)
+        assert (again.status_code, again.headers.get("idempotent-replayed")) == (202, "true"), again.text
+        assert again.json()["id"] == first.json()["id"]
+        changed = await client.post("/api/jobs", json={"prompt": "b"}, headers=named)
+        assert changed.json()["error"]["field"] == "Idempotency-Key"
+        for headers in ({}, {"Idempotency-Key": "another"}):
+            refused = await client.post("/api/jobs", json={"prompt": "a"}, headers=headers)
+            assert (refused.status_code, code_of(refused.json())) == (429, "rate_limit_exceeded")
+            assert int(refused.headers["retry-after"]) > 50
+    await service.jobs.close()
