@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from serve_app import errors as domain
 from serve_app.api.access import CHALLENGE
@@ -161,6 +162,8 @@ class WireErrors:
                         return await handle(request)
                     except (RequestValidationError, HTTPException, domain.ImagineError) as error:
                         return wire.respond(request, error)
+                    except ClientDisconnect:  # it left while it sent its body: no fault of ours
+                        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
                 return handle_or_refuse
 

@@ -10,11 +10,13 @@ import pytest
 
 from serve_app.api import build_app
 from serve_app.api.deps import get_service
+from serve_app.api.observing import NoHttpObserver
 from serve_app.errors import GenerationFailed
 from serve_app.fake_service import FakeImageService
 from serve_app.metrics import MemoryInstruments
 from serve_app.settings import Settings
 from serve_app.telemetry import HttpTelemetry
+from tests.unit.api.conftest import ServedAt
 
 REQUESTS = "imagine_http_requests"
 
@@ -94,3 +96,39 @@ async def test_faults_and_callers_who_leave_have_a_status_too(
     route = (REQUESTS, "/imagine", "imagine", "GET")
     assert instruments.counters == {(*route, "500"): 2, (*route, "499"): 1}
     assert instruments.gauges[("imagine_http_in_flight",)] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "contract", "media_type"),
+    [
+        ("/generate", "generate", "application/json"),
+        ("/v1/images/generations", "openai", "application/json"),
+        ("/api/replay", "replay", "multipart/form-data; boundary=x"),
+        ("/api/replay", "replay", "image/png"),
+    ],
+)
+async def test_who_leaves_while_sending_is_no_fault_of_ours(
+    served_at: ServedAt,
+    service: FakeImageService,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    contract: str,
+    media_type: str,
+) -> None:
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        NoHttpObserver, "ended", lambda self, **facts: told.append((facts["contract"], facts["status"]))
+    )
+    address = httpx.URL(served_at(service))
+    _, sender = await asyncio.open_connection(address.host, address.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: {media_type}\r\nContent-Length: 100\r\n\r\n--x"
+    sender.write(head.encode())
+    await sender.drain()
+    await asyncio.sleep(0.1)
+    sender.close()
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0.01)
+    assert told == [(contract, 499)]
+    assert "Traceback" not in caplog.text
