@@ -24,6 +24,7 @@ from serve_app.api.middleware import (
     BodyLimitMiddleware,
     ForwardedPrefixMiddleware,
     MergeSlashesMiddleware,
+    RedirectMiddleware,
     RequestIdMiddleware,
     SafeHeadersMiddleware,
 )
@@ -80,6 +81,7 @@ def build_app(settings: Settings, observer: HttpObserver | None = None) -> FastA
         uploads={replay.PATH: settings.max_upload_bytes},
         timeout_s=settings.body_timeout_s,
     )
+    app.add_middleware(RedirectMiddleware, settings=settings)
     if settings.trust_forwarded_headers:
         app.add_middleware(ForwardedPrefixMiddleware)
     app.add_middleware(MergeSlashesMiddleware)

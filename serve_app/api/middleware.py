@@ -1,4 +1,5 @@
-"""Pure ASGI layers around the application: the request's id, the body's bounds, the proxy's path prefix, clean paths.
+"""Pure ASGI layers around the application: the request's id, the body's bounds, the proxy's path prefix, clean paths,
+redirects to where the client is.
 
 They wrap ``receive`` and ``send`` and start no task, so a client that leaves cancels the endpoint.
 """
@@ -10,14 +11,17 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
+from fastapi import Request
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.urls import forwarded_prefix
+from serve_app.api.urls import base_url, forwarded_prefix
 from serve_app.request import traceparent_here
+from serve_app.settings import Settings
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -174,6 +178,35 @@ class ForwardedPrefixMiddleware:
                 "path": prefix + str(scope["path"]),
             }
         await self._app(scope, receive, send)
+
+
+class RedirectMiddleware:
+    """Sends who wrote a slash too many to the address that all urls in answers have (`serve_app.api.urls.base_url`).
+
+    The router itself takes the connection's scheme and host, which behind a proxy are not the client's.
+
+    Args:
+        app: The application inside.
+        settings: The application's settings.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one ASGI connection."""
+
+        async def send_to_base(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 307:
+                headers = MutableHeaders(scope=message)
+                target = urlsplit(headers["location"])
+                path = target.path.removeprefix(str(scope.get("root_path", "")).rstrip("/"))
+                query = f"?{target.query}" if target.query else ""
+                headers["location"] = base_url(Request(scope), self._settings) + path + query
+            await send(message)
+
+        await self._app(scope, receive, send_to_base if scope["type"] == "http" else send)
 
 
 class MergeSlashesMiddleware:

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.fake_service import FakeImageService
 from serve_app.settings import Settings
-from tests.unit.api.conftest import ClientFor
+from tests.unit.api.conftest import ClientFor, client_of, own_app
 
 
 async def base_of(client: httpx.AsyncClient, headers: dict[str, str]) -> str:
@@ -80,3 +80,34 @@ async def test_slashes_in_a_row_are_one(client: httpx.AsyncClient, path: str) ->
     for headers in ({}, {"X-Forwarded-Prefix": "/serve"}):
         response = await client.get(f"http://127.0.0.1:5000{path}", headers=headers)
         assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({}, "http://127.0.0.1:5000"),
+        ({"X-Forwarded-Proto": "https"}, "https://127.0.0.1:5000"),
+        (
+            {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "a.example", "X-Forwarded-Prefix": "/serve"},
+            "https://a.example/serve",
+        ),
+        ({"X-Forwarded-Host": "evil.example/path"}, "http://127.0.0.1:5000"),
+    ],
+)
+async def test_a_slash_too_many_leads_to_the_same_address_as_all_urls(
+    client: httpx.AsyncClient, headers: dict[str, str], base: str
+) -> None:
+    for path, target in {
+        "/docs/": "/docs",
+        "/imagine/?prompt=a%20fox": "/imagine?prompt=a%20fox",
+        "//docs/": "/docs",
+    }.items():
+        response = await client.get(f"http://127.0.0.1:5000{path}", headers=headers)
+        assert (response.status_code, response.headers["location"]) == (307, base + target)
+
+
+async def test_a_slash_too_many_behind_a_public_url(settings: Settings) -> None:
+    fixed = settings.model_copy(update={"public_url": "https://fixed.example/x/"})
+    async with client_of(own_app(FakeImageService(fixed))) as client:
+        response = await client.get("/docs/")
+    assert response.headers["location"] == "https://fixed.example/x/docs"
