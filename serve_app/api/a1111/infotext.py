@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from serve_app.errors import InvalidRequest
-from serve_app.limits import GuidanceScale, NumInferenceSteps, PixelSide, PromptText, Seed, ShortName
+from serve_app.limits import (
+    MAX_PROMPT_CHARS,
+    GuidanceScale,
+    NumInferenceSteps,
+    PixelSide,
+    PromptText,
+    Seed,
+    ShortName,
+)
 
-_NEGATIVE = "Negative prompt:"
+Infotext = Annotated[str, Field(max_length=2 * MAX_PROMPT_CHARS + 2000)]
+"""Two prompts of the longest kind, and the settings."""
+
+_NEGATIVE = re.compile(r"^[ \t]*Negative prompt:", flags=re.MULTILINE)
 # A name, a colon, and a value that is quoted where it holds a comma.
-_SETTING = re.compile(r'\s*([A-Za-z][\w /-]{0,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_SETTING = re.compile(r'([A-Za-z][\w /-]{0,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -36,11 +49,12 @@ def parse_infotext(text: str) -> ParsedInfotext:
         InvalidRequest: A value is outside the limits.
     """
     *lines, last = text.strip().split("\n")
-    if "Steps:" not in last:
-        lines, last = [*lines, last], ""
-    body = "\n".join(lines)
-    prompt, _, negative_prompt = body.partition(_NEGATIVE)
     settings = {name: value.strip().strip('"') for name, value in _SETTING.findall(last)}
+    # People write of steps too: it is a line of settings where they are a number.
+    if _NUMBER.fullmatch(settings.get("Steps", "")) is None:
+        lines, settings = [*lines, last], {}
+    prompt, *rest = _NEGATIVE.split("\n".join(lines), maxsplit=1)
+    negative_prompt = "".join(rest)
     size = _SIZE.fullmatch(settings.get("Size", ""))
     values = {
         "prompt": prompt.strip(),

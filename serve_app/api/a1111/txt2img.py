@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from serve_app import __version__, metadata
-from serve_app.api.a1111.infotext import ParsedInfotext, parse_infotext
+from serve_app.api.a1111.infotext import Infotext, ParsedInfotext, parse_infotext
 from serve_app.api.a1111.rounds import LiveRounds, live_drawing
 from serve_app.api.a1111.shape import BLANK, ERRORS, A1111Error, find_model, models, scheduler_name, title
 from serve_app.api.caller import caller_of
@@ -98,7 +98,7 @@ class Txt2ImgRequest(Disconnectable):
     force_task_id: Annotated[ShortName | None, BLANK] = Field(
         default=None, description="The client's own id of this request, for /internal/progress."
     )
-    infotext: PromptText | None = Field(
+    infotext: Infotext | None = Field(
         default=None, description="Parameters as in a picture's file; fields that are sent win over it."
     )
     enable_hr: bool | None = Field(default=None, description="Must not be true: there is no upscaler.")

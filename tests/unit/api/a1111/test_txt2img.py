@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from typing import Any
 
 import httpx
@@ -216,11 +217,34 @@ async def test_infotext_of_a_picture_draws_it_again(client: httpx.AsyncClient) -
         ("Steps: 5", "", 5),
         ('a fox\nSteps: 5, Model: "a, b: c", Seed: 3', "a fox", 5),
         ("a fox\nNegative prompt: x\nsecond line", "a fox", None),
+        ("First Steps: a toddler walks", "First Steps: a toddler walks", None),
+        ("a temple\nSteps: of marble", "a temple\nSteps: of marble", None),
+        ("a sign, Negative prompt: no\nSteps: 5", "a sign, Negative prompt: no", 5),
+        ("a fox\r\nNegative prompt: x\r\nSize: 64x64, Steps: 5\r\n", "a fox", 5),
     ],
 )
 def test_parsing_infotext(text: str, prompt: str, steps: int | None) -> None:
     said = parse_infotext(text)
     assert (said.prompt, said.steps) == (prompt, steps)
+
+
+async def test_the_longest_texts_of_pictures_are_read(
+    client: httpx.AsyncClient, service: FakeImageService
+) -> None:
+    text = f"{'a' * 10_000}\nNegative prompt: {'b' * 10_000}\nSteps: 4, Seed: 7, Model: {'c' * 200}"
+    answer = await client.post(ROUTE, json={"infotext": text, "cfg_scale": 2})
+    assert answer.status_code == 200, answer.text[:300]
+    assert (service.drafts[0].prompt, service.drafts[0].negative_prompt) == ("a" * 10_000, "b" * 10_000)
+    longer = await client.post(ROUTE, json={"infotext": "a" * 10_001 + "\nSteps: 4"})
+    assert (longer.status_code, longer.json()["field"]) == (422, "infotext")
+
+
+def test_a_text_made_to_be_slow_is_read_at_once() -> None:
+    began = time.perf_counter()
+    for text in ("Steps:," + " " * 9900 + "!", "Steps:" + ',a:"' * 2400, "Steps: 4, " + "a " * 4900):
+        parse_infotext(text)
+    parse_infotext("a" + "\n " * 4900 + "\nNegative prompt: b")
+    assert time.perf_counter() - began < 0.4  # 1 s where every space is a new beginning
 
 
 async def test_domain_errors(client: httpx.AsyncClient, service: FakeImageService) -> None:
