@@ -59,7 +59,7 @@ class ImagineQuery(Disconnectable):
     seed: Annotated[Seed | None, _Blank] = Field(
         default=None, description="0 is a seed; absent means a random one, told in X-Seed.", examples=[42]
     )
-    format: ImageFormat = Field(default=ImageFormat.PNG, description="File format.")
+    format: Annotated[ImageFormat | None, _Blank] = Field(default=ImageFormat.PNG, description="File format.")
     quality: Annotated[Quality | None, _Blank] = Field(
         default=None, description="For webp and jpeg, 1 to 100.", examples=[90]
     )
@@ -81,7 +81,8 @@ class ImagineQuery(Disconnectable):
             seed=random_seed() if self.seed is None else self.seed,
             scheduler_name=self.scheduler,
             output=OutputOptions(
-                self.format, OutputOptions().quality if self.quality is None else self.quality
+                self.format or ImageFormat.PNG,
+                OutputOptions().quality if self.quality is None else self.quality,
             ),
             pool=self.pool,
             model=self.model,

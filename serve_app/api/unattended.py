@@ -40,10 +40,10 @@ ON_DISCONNECT = (
 class Disconnectable(BaseModel):
     """The field that every body of a route that draws has."""
 
-    on_disconnect: OnDisconnect = Field(default="cancel", description=ON_DISCONNECT)
+    on_disconnect: OnDisconnect | None = Field(default="cancel", description=ON_DISCONNECT)
 
 
-async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDisconnect) -> str | None:
+async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDisconnect | None) -> str | None:
     """The id under which pictures are kept whether or not the caller stays; None: the drawing stops when it leaves.
 
     The caller must know the id before the answer, so it is the ``X-Request-Id``, provided nobody can guess it:
@@ -53,7 +53,7 @@ async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDiscon
         InvalidRequest: Pictures are stored under that id already; nobody may replace them.
         StoreUnavailable: The storage does not answer.
     """
-    if on_disconnect == "cancel":
+    if on_disconnect != "finish":
         return None
     offered = request_id_of(request)
     if _UUID4.fullmatch(offered) is None:

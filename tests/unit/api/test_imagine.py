@@ -93,7 +93,7 @@ async def test_the_same_seed_gives_the_same_file(client: httpx.AsyncClient) -> N
 
 
 async def test_fields_that_a_form_left_empty_are_absent(client: httpx.AsyncClient) -> None:
-    query = "prompt=a+fox&seed=&width=&height=&img_size=64&guidance_scale=&num_inference_steps=&scheduler="
+    query = "prompt=a+fox&seed=&width=&height=&img_size=64&guidance_scale=&num_inference_steps=&scheduler=&format="
     assert (await client.get(f"/imagine?{query}")).status_code == 200
 
 

@@ -143,3 +143,9 @@ async def test_other_wishes_are_refused(client: httpx.AsyncClient, method: str, 
     response = await client.request(method, url, **_options(method, url, {**SMALL, "on_disconnect": value}))
     assert response.status_code in (400, 422)
     assert "on_disconnect: " in response.text
+
+
+@pytest.mark.parametrize(("method", "url"), [route for route in ROUTES if route[0] == "POST"])
+async def test_null_is_absent(client: httpx.AsyncClient, method: str, url: str) -> None:
+    response = await client.request(method, url, **_options(method, url, {**SMALL, "on_disconnect": None}))
+    assert response.status_code == 200, response.text
