@@ -15,7 +15,8 @@ from serve_app.noise_schedulers import find
 from serve_app.settings import Settings
 
 AUTOMATIC = "automatic"
-_DIGITS = 10  # of a short hash
+_EVEN = ("normal", "uniform")
+"""Schedule types of A1111 whose steps are evenly spread in time, as those of every sampler here are by themselves."""
 
 
 def _empty_is_absent(value: object) -> object:
@@ -102,12 +103,13 @@ def find_model(name: str, settings: Settings) -> str:
 def scheduler_name(sampler: str | None, schedule: str | None) -> str | None:
     """The noise scheduler that A1111's two names mean; None leaves it to the model.
 
-    Older clients say both in one, ``DPM++ 2M Karras``. What is not known stays as it is, for the pool to refuse.
+    Older clients say both in one, ``DPM++ 2M Karras``, and SillyTavern says ``normal`` until somebody chooses. What is
+    not known stays as it is, for the pool to refuse.
 
     Raises:
         UnsupportedRequest: Sampler and schedule do not go together here.
     """
-    if schedule is None or schedule.casefold() in ("", AUTOMATIC):
+    if schedule is None or schedule.casefold() in ("", AUTOMATIC, *_EVEN):
         return sampler or None
     if not sampler:
         raise UnsupportedRequest("scheduler", "name a sampler with it, or leave it automatic")

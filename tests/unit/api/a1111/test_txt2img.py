@@ -118,6 +118,9 @@ async def test_the_whole_payload_of_sillytavern(client: httpx.AsyncClient, servi
         ("DPM++ 2M Karras", None, "DPM++ 2M Karras"),
         ("DPM++ 2M Karras", "karras", "DPM++ 2M Karras"),
         ("DPM++ 2M", "Karras", "dpmpp_2m_karras"),
+        ("DDIM", "normal", "DDIM"),  # SillyTavern as it is installed
+        ("DPM++ 2M", "Uniform", "DPM++ 2M"),
+        (None, "normal", None),
         ("", "", None),
         (None, None, None),
     ],
