@@ -70,6 +70,7 @@ def _state(statuses: Sequence[PoolStatus]) -> PoolState:
     return next((state for state in best_first if state in states), PoolState.STARTING)
 
 
+@router.head("/health", include_in_schema=False)  # what uptime checkers ask with
 @router.get("/health", summary="Can it draw?", responses={503: {"model": Health, "description": "Not yet"}})
 async def health(service: Service, response: Response) -> Health:
     """200 while at least one pool draws, at once or (scaled to zero) after a start; else 503."""
@@ -79,6 +80,7 @@ async def health(service: Service, response: Response) -> Health:
     return Health(status=_state(statuses).value)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     summary="Which pools can draw?",
@@ -104,6 +106,7 @@ async def ready(service: Service, response: Response) -> Readiness:
     return Readiness(ready=is_ready, pools=pools)
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Is the process alive?")
 async def live() -> Liveness:
     """200 for as long as the process answers, whatever the pools do."""

@@ -29,6 +29,15 @@ async def test_health_is_ready_exactly_while_it_can_draw(
     assert (await client.get("/live")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/live"])
+async def test_a_probe_may_ask_for_the_headers_alone(
+    client: httpx.AsyncClient, service: FakeImageService, path: str
+) -> None:
+    service.is_ready = False
+    assert (await client.head(path)).status_code == (await client.get(path)).status_code
+    assert (await client.head("/imagine", params={"prompt": "a fox"})).status_code == 405  # would draw in vain
+
+
 async def test_readiness_by_pool(client: httpx.AsyncClient, service: FakeImageService) -> None:
     pool: dict[str, object] = {"name": "default", "accelerator": "fake", "model": "small-sdxl"}
     pool |= {"ready": True, "state": "ready"}
