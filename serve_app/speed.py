@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,13 @@ from serve_app.result import ReplicaLoad
 _UNKNOWN_SECONDS_PER_UNIT = 1.0
 _SMOOTHING = 0.2
 _START_SMOOTHING = 0.5
+
+_WINDOW_S = 15.0
+"""What was drawn so many busy seconds ago counts a third."""
+
+_WINDOW_LIVES = 3.0
+"""The same in lives of the requests that end, where these are longer: many may end at the same moment, and a shorter
+window would see only such moments, or only the time between two."""
 
 LOAD_MAX_AGE_S = 30.0
 """A load that a replica told longer ago says nothing any more."""
@@ -45,6 +53,9 @@ class SpeedEstimate:
         self._seconds_per_unit = expected_step_s or _UNKNOWN_SECONDS_PER_UNIT
         self._device_s_per_unit = self._seconds_per_unit
         self._measured = False
+        # With something in flight, and what was drawn in that time; both fade.
+        self._busy_s = self._units_drawn = 0.0
+        self._busy_until = 0.0  # counted up to here
         self._loads: dict[str, tuple[float, ReplicaLoad]] = {}
         self.requests_in_flight = 0
 
@@ -79,6 +90,8 @@ class SpeedEstimate:
 
     def started(self, request: GenerationRequest) -> None:
         """Counts `request` as work in flight."""
+        if not self.requests_in_flight:
+            self._busy_until = self._clock()
         self._units_in_flight += work_units(request)
         self.requests_in_flight += 1
 
@@ -90,13 +103,19 @@ class SpeedEstimate:
             seconds: Wall seconds it took, when it was drawn to its end; None teaches nothing.
             device_s: Seconds of the device it took; 0 where that is not known.
         """
-        units, units_before = work_units(request), self._units_in_flight
-        self._units_in_flight = max(0.0, units_before - units)
+        units = work_units(request)
+        self._units_in_flight = max(0.0, self._units_in_flight - units)
         self.requests_in_flight -= 1
-        if seconds is None or units_before <= 0:
+        if seconds is None:
             return
-        # All that was in flight shared the pool, so the whole of it is what these seconds bought.
-        self._seconds_per_unit = self._learned(self._seconds_per_unit, seconds / units_before)
+        # Not of the seconds that this one took: those bought work of others too, and how much of it depends on how far
+        # each had come, which is not known here. All busy seconds together bought all that was drawn.
+        now = self._clock()
+        busy_s, self._busy_until = now - self._busy_until, now
+        kept = math.exp(-busy_s / max(_WINDOW_S, _WINDOW_LIVES * seconds))
+        self._busy_s = self._busy_s * kept + busy_s
+        self._units_drawn = self._units_drawn * kept + units
+        self._seconds_per_unit = self._busy_s / self._units_drawn
         self._device_s_per_unit = self._learned(self._device_s_per_unit, (device_s or seconds) / units)
         self._measured = True
 
