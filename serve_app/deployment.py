@@ -90,6 +90,7 @@ class Replica:
         invisible_watermark: Whether pictures get a watermark.
         safety: What looks at pictures before they leave.
         on_hung: Called when nothing has got anywhere for the pool's ``max_step_s``.
+        on_broken: Called, on one of the engine's threads, when the device does not compute any more.
 
     Raises:
         ConfigurationError: The model, the device or the safety checker cannot work, or the test picture failed.
@@ -107,10 +108,12 @@ class Replica:
         invisible_watermark: bool = False,
         safety: SafetySettings | None = None,
         on_hung: Callable[[], None] = end_process,
+        on_broken: Callable[[], None] = end_process,
     ) -> None:
         join_serve_log()
         self._pool = pool
-        self._on_hung = on_hung
+        self._on_hung, self._on_broken = on_hung, on_broken
+        self._warm = False
         self._accelerator_name = accelerator_name
         started = time.monotonic()
         pipeline = accelerators.get(accelerator_name).load_pipeline(pool)
@@ -137,6 +140,7 @@ class Replica:
             max_queued_images=pool.max_queued_images,
             max_queue_s=pool.max_queue_s,
             observer=self._telemetry,
+            on_broken=self._device_broken,
         )
         self._name = uuid.uuid4().hex
         self._callers = callers or Callers()
@@ -149,6 +153,7 @@ class Replica:
         except BaseException:
             self._engine.stop(_STOP_S)
             raise
+        self._warm = True
         self._telemetry.start(self._engine.stats)
         spare_lasting_objects()
         logger.info("pool %s is ready after %.1f s", pool.name, time.monotonic() - started)
@@ -300,6 +305,13 @@ class Replica:
             logger.critical("%s: this replica of pool %s ends", message, self._pool.name)
             self._on_hung()
             raise RuntimeError(message)
+
+    def _device_broken(self) -> None:
+        """Ends the replica: nothing drawn here would succeed, and who fails at once gets most of the next requests."""
+        if not self._warm:
+            return  # then the test picture fails, which says more
+        logger.critical("the device does not work any more: this replica of pool %s ends", self._pool.name)
+        self._on_broken()
 
     def close(self) -> None:
         """Stops the engine; what is unfinished fails with `PoolUnavailable`."""

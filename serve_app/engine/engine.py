@@ -47,6 +47,7 @@ class Engine:
         max_queued_images: Most pictures that wait.
         max_queue_s: Most predicted seconds of accepted work, or None for no such limit.
         observer: Told of every step.
+        on_broken: Called, on one of the engine's threads, when the device does not compute any more.
         clock: Monotonic seconds.
         wall_clock: Unix time in seconds, for deadlines.
     """
@@ -59,13 +60,14 @@ class Engine:
         max_queued_images: int = 64,
         max_queue_s: float | None = None,
         observer: EngineObserver | None = None,
+        on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.pipeline = pipeline
         rows = min(max_rows, pipeline.capabilities.max_rows)
         self._scheduler = Scheduler(rows, max_queued_images, max_rows_in_flight=4 * rows)
-        self._ledger = Ledger(pipeline, self._scheduler, clock)
+        self._ledger = Ledger(pipeline, self._scheduler, clock, on_broken)
         self._decoding = Decoding(pipeline, self._ledger)
         self._lock = self._ledger.lock
         self._max_queue_s = max_queue_s

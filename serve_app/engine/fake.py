@@ -17,13 +17,15 @@ POISON_PREPARE = "poison-prepare"
 POISON_STEP = "poison-step"
 POISON_DECODE = "poison-decode"
 POISON_HANG = "poison-hang"
+POISON_DEVICE = "poison-device"
 
 
 class FakePipeline:
     """Deterministic pictures from prompt, seed and settings; a picture never depends on its neighbours.
 
     A prompt with `POISON_PREPARE`, `POISON_STEP` (at its second step) or `POISON_DECODE` in it fails there; at the
-    second step of one with `POISON_HANG` the whole pipeline hangs, as a broken device does.
+    second step of one with `POISON_HANG` the whole pipeline hangs, as a broken device does. From the second step of one
+    with `POISON_DEVICE` on all calls fail, as those of a GPU do after an illegal access.
 
     Args:
         step_s: Seconds of one step, whatever the rows.
@@ -65,6 +67,7 @@ class FakePipeline:
         self.decode_gate = threading.Event()
         self.decode_gate.set()
         self.hung = threading.Event()
+        self._broken = False
         self._capabilities = Capabilities(
             max_rows=max_rows,
             fixed_rows=fixed_rows,
@@ -88,6 +91,7 @@ class FakePipeline:
 
     def prepare(self, request: GenerationRequest, index: int) -> ImageState:
         """A state whose latents are a digest of all that makes the picture."""
+        self._fail_if_broken()
         if POISON_PREPARE in request.prompt:
             raise ValueError("poisoned in prepare")
         negative = request.negative_prompt if request.guided else ""
@@ -121,6 +125,9 @@ class FakePipeline:
             raise MemoryError(f"{rows} rows")
         if any(POISON_STEP in state.request.prompt and state.step == 1 for state in batch):
             raise ValueError("poisoned in step")
+        if any(POISON_DEVICE in state.request.prompt and state.step == 1 for state in batch):
+            self._broken = True
+        self._fail_if_broken()
         if any(POISON_HANG in state.request.prompt and state.step == 1 for state in batch):
             self.hung.wait()
         self._spend(self._step_s + self._row_s * self._capabilities.filled_rows(rows))
@@ -135,6 +142,7 @@ class FakePipeline:
     def decode(self, state: ImageState) -> Pixels:
         """The digest, repeated over the picture."""
         self.decode_gate.wait()
+        self._fail_if_broken()
         if POISON_DECODE in state.request.prompt:
             raise GenerationFailed("the picture is not finite")
         self._spend(self._decode_s)
@@ -149,6 +157,14 @@ class FakePipeline:
     def is_out_of_memory(self, error: BaseException) -> bool:
         """MemoryError."""
         return isinstance(error, MemoryError)
+
+    def works(self) -> bool:
+        """Until it is broken."""
+        return not self._broken
+
+    def _fail_if_broken(self) -> None:
+        if self._broken:
+            raise RuntimeError("an illegal memory access was encountered")
 
     def _spend(self, seconds: float) -> None:
         if seconds > 0:

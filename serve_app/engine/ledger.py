@@ -14,7 +14,7 @@ from serve_app.engine.pipeline import StepPipeline
 from serve_app.engine.scheduler import Scheduler
 from serve_app.engine.stats import EngineStats
 from serve_app.engine.step_times import StepTimes
-from serve_app.errors import GenerationCancelled, GenerationFailed, ImagineError
+from serve_app.errors import GenerationCancelled, GenerationFailed, ImagineError, PoolUnavailable
 from serve_app.result import Pixels
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class Ledger:
         pipeline: Says what is a lack of memory.
         scheduler: Has every picture that has not ended.
         clock: Monotonic seconds.
+        on_broken: Called when the device does not compute any more, before any picture is failed for it.
 
     Attributes:
         lock: Guards the scheduler and everything here; never held while the pipeline or a listener runs.
@@ -36,7 +37,13 @@ class Ledger:
         last_progress: When a picture last got anywhere, in seconds of `clock`.
     """
 
-    def __init__(self, pipeline: StepPipeline, scheduler: Scheduler, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pipeline: StepPipeline,
+        scheduler: Scheduler,
+        clock: Callable[[], float],
+        on_broken: Callable[[], None],
+    ) -> None:
         self.lock = threading.Condition()
         self.scheduler = scheduler
         self.times = StepTimes(pipeline.capabilities.filled_rows)
@@ -44,6 +51,7 @@ class Ledger:
         self.abandoned = False
         self.last_progress = clock()
         self.clock = clock
+        self._on_broken = on_broken
         self._pipeline = pipeline
         self._last_step = (0, 0.0)  # rows, seconds
         self._steps_done = self._done = self._failed = self._cancelled = 0
@@ -131,6 +139,10 @@ class Ledger:
         if self._pipeline.is_out_of_memory(error):
             return GenerationFailed(f"not enough memory on the device for one picture of this size ({stage})")
         log.error("a picture failed (%s)", stage, exc_info=error, extra=picture.log_fields)
+        if not self._pipeline.works():
+            # Not the picture's fault, nor would any other be drawn: elsewhere all of them are.
+            self._on_broken()
+            return PoolUnavailable("the device of this replica does not work any more")
         return GenerationFailed(f"drawing failed ({stage}): {type(error).__name__}")
 
     def tell(self, picture: Picture, deliver: Callable[[], None]) -> None:

@@ -77,3 +77,7 @@ class StepPipeline(Protocol):
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` means that the device ran out of memory (fewer rows may work)."""
         ...
+
+    def works(self) -> bool:
+        """Whether the device still computes; asked after an error of another kind. Some never do again after one."""
+        ...

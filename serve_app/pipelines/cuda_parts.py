@@ -88,6 +88,14 @@ class CudaWork(DeviceWork):
         """As the driver and its libraries say it."""
         return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
+    def works(self) -> bool:
+        """Tries. After an illegal access or a fault of the hardware all calls of the process fail until it ends."""
+        try:
+            torch.zeros(1, device=self.device).cpu()
+        except RuntimeError as error:
+            return isinstance(error, torch.OutOfMemoryError) or self.is_out_of_memory(error)
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:

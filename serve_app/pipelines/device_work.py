@@ -50,3 +50,7 @@ class DeviceWork:
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` is this device's own way to say so; torch's own classes need no mention."""
         return False
+
+    def works(self) -> bool:
+        """Whether it still computes, after an error."""
+        return True

@@ -290,6 +290,10 @@ class SdxlPipeline:
             return True
         return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
+    def works(self) -> bool:
+        """As the device says."""
+        return self._work.works()
+
 
 def _pixels(image: torch.Tensor) -> Pixels:
     """From (height, width, 3) uint8."""

@@ -21,6 +21,7 @@ from serve_app.errors import (
     DeadlineUnreachable,
     GenerationCancelled,
     GenerationFailed,
+    PoolUnavailable,
     QueueFull,
 )
 from serve_app.request import GenerationRequest, ImageFormat, OutputOptions
@@ -217,6 +218,29 @@ async def test_a_replica_whose_step_hangs_ends_itself() -> None:
     finally:
         replica._engine.pipeline.hung.set()  # type: ignore[attr-defined]
         replica.close()
+
+
+async def test_a_replica_whose_device_broke_ends_itself() -> None:
+    ended: list[bool] = []
+    replica = Replica(POOL, "fake", on_broken=lambda: ended.append(True))
+    try:
+        with pytest.raises(GenerationFailed):
+            await _result(replica, _request(prompt=fake.POISON_STEP))
+        assert not ended
+        with pytest.raises(PoolUnavailable, match="device"):
+            await _result(replica, _request(prompt=fake.POISON_DEVICE))
+        assert ended
+    finally:
+        replica.close()
+
+
+def test_a_device_that_is_broken_from_the_start_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(fake.FakePipeline, "_fail_if_broken", lambda self: 1 // 0)
+    monkeypatch.setattr(fake.FakePipeline, "works", lambda self: False)
+    with pytest.raises(ConfigurationError, match="device"):
+        Replica(POOL, "fake", on_broken=lambda: ended.append(True))
+    assert not ended
 
 
 def test_a_flat_test_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

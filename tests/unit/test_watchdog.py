@@ -1,9 +1,9 @@
-"""A step that hangs, from the engine to the router: its replica ends, and its drawings are drawn again elsewhere."""
+"""A step that hangs or a device that breaks, up to the router: the replica ends, and others draw what it had."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployment import Replica
-from serve_app.engine.fake import POISON_HANG, FakePipeline
+from serve_app.engine.fake import POISON_DEVICE, POISON_HANG, FakePipeline
 from serve_app.handle_pool import HandlePool
 from serve_app.metrics import NoInstruments
 from serve_app.replica_watch import ReplicaCounts, ReplicaWatch
@@ -54,7 +54,12 @@ class Process:
             name=name, model=f"fake/{name}", accelerator="fake", price_per_hour=price_per_hour, max_step_s=0.3
         )
         self.ended = asyncio.Event()
-        self.replica = Replica(self.settings, "fake", on_hung=self.ended.set)
+        loop = asyncio.get_running_loop()
+
+        def broken() -> None:  # on the engine's thread
+            loop.call_soon_threadsafe(self.ended.set)
+
+        self.replica = Replica(self.settings, "fake", on_hung=self.ended.set, on_broken=broken)
         self.prompts: list[str] = []
         self.generate, self.facts = _Method(self._generate), _Method(self.replica.facts)
 
@@ -93,7 +98,7 @@ class _Method:
 
 
 @pytest.fixture
-def processes() -> Iterator[list[Process]]:
+async def processes() -> AsyncIterator[list[Process]]:
     made = [Process("cheap", 0.0), Process("dear", 100.0)]
     yield made
     for process in made:
@@ -125,6 +130,24 @@ async def test_what_hung_with_a_poisoned_picture_is_drawn_again_with_the_same_se
     # Drawn alone by a replica that never hung it is the same picture.
     again = await _drawn(router, neighbour)
     assert again.images[0].data == result.images[0].data
+    poison.cancel()
+    await asyncio.gather(poison, return_exceptions=True)
+    for pool in pools:
+        pool.close()
+
+
+async def test_what_a_broken_device_had_is_drawn_again_with_the_same_seed(processes: list[Process]) -> None:
+    cheap, dear = processes
+    pools = [process.pool() for process in processes]
+    router = Router(pools)
+    poison = asyncio.create_task(
+        _drawn(router, RequestDraft(POISON_DEVICE, num_inference_steps=20, pool="cheap"))
+    )
+    async with asyncio.timeout(30.0):
+        result = await _drawn(router, RequestDraft("a red fox", num_inference_steps=20, seed=7))
+        await cheap.ended.wait()
+    assert (result.pool, result.images[0].seed) == ("dear", 7)
+    assert not dear.ended.is_set()
     poison.cancel()
     await asyncio.gather(poison, return_exceptions=True)
     for pool in pools:

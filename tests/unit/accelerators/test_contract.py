@@ -222,6 +222,7 @@ class TestLoaded:
         _, pipeline = loaded
         assert pipeline.is_out_of_memory(MemoryError())
         assert not pipeline.is_out_of_memory(RuntimeError("shapes do not match"))
+        assert pipeline.works()
 
     @pytest.mark.parametrize("guidance_scale", [0.0, 5.0])
     def test_it_draws_what_stock_draws(

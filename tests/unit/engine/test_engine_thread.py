@@ -7,15 +7,16 @@ import threading
 import pytest
 
 from serve_app.engine import Engine
-from serve_app.engine.fake import FakePipeline
+from serve_app.engine.fake import POISON_DEVICE, POISON_STEP, FakePipeline
 from serve_app.engine.picture import Picture
 from serve_app.errors import (
     GenerationCancelled,
     GenerationFailed,
+    ImagineError,
     PoolUnavailable,
 )
 from serve_app.result import Pixels, StepProgress
-from tests.unit.engine.driving import WAIT_S, ManualClock, Recorder, ask, put
+from tests.unit.engine.driving import WAIT_S, ManualClock, Recorder, ask, put, run
 
 
 def threaded(pipeline: FakePipeline) -> Engine:
@@ -81,6 +82,28 @@ def test_a_hanging_step_is_seen_and_idling_is_not() -> None:
     pipeline.gate.set()
     assert recorder.ended.wait(WAIT_S)
     assert engine.stop(WAIT_S)
+
+
+def test_a_device_that_is_broken_is_told_before_its_pictures_are_failed() -> None:
+    events: list[str] = []
+
+    class Told(Recorder):
+        def on_failure(self, index: int, error: ImagineError) -> None:
+            events.append(type(error).__name__)
+            super().on_failure(index, error)
+
+    engine = Engine(FakePipeline(), on_broken=lambda: events.append("broken"))
+    for prompt in (POISON_STEP, POISON_DEVICE):
+        assert events == (
+            ["GenerationFailed"] if prompt == POISON_DEVICE else []
+        )  # one bad picture is no bad device
+        neighbour, poisoned = Told(), Told()
+        engine.submit(ask("neighbour"), neighbour)
+        engine.submit(ask("poisoned", prompt), poisoned)
+        run(engine)
+        assert bool(neighbour.pictures) == (prompt == POISON_STEP)
+    assert events[1:3] == ["broken", "PoolUnavailable"], "another replica draws it"
+    assert events.count("PoolUnavailable") == 2
 
 
 def test_an_error_of_the_engine_itself_never_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,25 @@ class TestMemory:
         assert fast.is_out_of_memory(RuntimeError(message)) is known
         assert fast.is_out_of_memory(torch.OutOfMemoryError())
 
+    @pytest.mark.parametrize(
+        ("message", "works"),
+        [
+            ("CUDA error: an illegal memory access was encountered", False),
+            ("CUDA error: uncorrectable ECC error encountered", False),
+            ("CUDA error: out of memory", True),
+        ],
+    )
+    def test_a_device_that_answers_every_call_with_an_error_does_not_work(
+        self, fast: SdxlPipeline, monkeypatch: pytest.MonkeyPatch, message: str, works: bool
+    ) -> None:
+        assert fast.works()
+
+        def fails(*arguments: Any, **keywords: Any) -> torch.Tensor:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(torch, "zeros", fails)
+        assert fast.works() is works
+
     def test_running_out_halves_the_rows_and_gives_recordings_up(
         self, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
