@@ -15,13 +15,18 @@ from diffusers.configuration_utils import FrozenDict
 from serve_app.errors import UnsupportedRequest
 from serve_app.noise_schedulers import NOISE_SCHEDULERS, find
 
+_DPMPP_2M = {
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+}  # models' own may be the SDE or of another order
+
 # Canonical name -> class name in diffusers and what it changes in the model's own scheduler_config.
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": False}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {**_DPMPP_2M, "use_karras_sigmas": False}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {**_DPMPP_2M, "use_karras_sigmas": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }

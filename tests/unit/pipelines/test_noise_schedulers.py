@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
 
 from serve_app.errors import UnsupportedRequest
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
@@ -69,6 +69,19 @@ def test_each_picture_has_what_diffusers_itself_makes(name: str) -> None:
     for key, value in vars(stock).items():
         kept = getattr(again, key)
         assert torch.equal(kept, value) if isinstance(value, torch.Tensor) else repr(kept) == repr(value), key
+
+
+@pytest.mark.parametrize("own", [{"algorithm_type": "sde-dpmsolver++"}, {"solver_order": 3}], ids=str)
+def test_dpmpp_2m_is_that_whatever_the_models_own_solver_is(own: dict[str, Any]) -> None:
+    ours = NoiseSchedulers(DPMSolverMultistepScheduler(beta_schedule="scaled_linear", **own))
+    asked = [name for name in ("dpmpp_2m", "dpmpp_2m_karras") if name != ours.own_name]
+    assert asked
+    for name in asked:
+        made = ours.make(name).config
+        assert (made.algorithm_type, made.solver_order) == ("dpmsolver++", 2)
+        assert made.use_karras_sigmas == name.endswith("karras")
+    for field, value in own.items():
+        assert ours.make(None).config[field] == value
 
 
 def test_a_number_of_steps_that_is_impossible_is_refused_each_time() -> None:
