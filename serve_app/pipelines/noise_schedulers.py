@@ -225,11 +225,21 @@ class NoiseSchedulers:
         scheduler = self.make(name)
         try:
             scheduler.set_timesteps(num_inference_steps, device="cpu")
-        except ValueError as error:
+        except ValueError:  # its words are of diffusers' arguments, which no client has
             raise UnsupportedRequest(
-                "num_inference_steps",
-                f"{num_inference_steps} steps are not possible with this noise scheduler: {error}",
+                "num_inference_steps", _refusal(scheduler, num_inference_steps)
             ) from None
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # as stock: steps are counted, never searched by their timestep
         return _Pattern(scheduler, "generator" in inspect.signature(scheduler.step).parameters)
+
+
+def _refusal(scheduler: Any, num_inference_steps: int) -> str:
+    """What is allowed instead of so many steps: LCM cannot make more than it was distilled from, PNDM not very few."""
+    for fewer in range(num_inference_steps - 1, 0, -1):
+        try:
+            scheduler.set_timesteps(fewer, device="cpu")
+        except ValueError:
+            continue
+        return f"{num_inference_steps} are too many for this noise scheduler; allowed: at most {fewer}"
+    return f"{num_inference_steps} are too few for this noise scheduler"

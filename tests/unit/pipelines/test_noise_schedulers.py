@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from serve_app.errors import UnsupportedRequest
 from serve_app.pipelines.noise_schedulers import NoiseSchedulers, Schedule
@@ -90,6 +95,15 @@ def test_a_number_of_steps_that_is_impossible_is_refused_each_time() -> None:
         with pytest.raises(UnsupportedRequest) as refused:
             ours.by_diffusers("lcm", 400, 0)
         assert refused.value.field == "num_inference_steps"
+        assert refused.value.message == "400 are too many for this noise scheduler; allowed: at most 50"
+    ours.by_diffusers("lcm", 50, 0)
+
+
+def test_too_few_steps_are_refused_as_that() -> None:
+    ours = NoiseSchedulers(PNDMScheduler(beta_schedule="scaled_linear"))
+    with pytest.raises(UnsupportedRequest, match="3 are too few"):
+        ours.by_diffusers(None, 3, 0)
+    ours.by_diffusers(None, 4, 0)
 
 
 def test_kinds_that_are_no_longer_asked_for_are_given_up() -> None:
