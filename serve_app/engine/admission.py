@@ -33,7 +33,8 @@ def queue_full(
         work_s: Its `backlog_s`.
         max_queue_s: Most predicted seconds of accepted work, or None.
     """
-    lacking = num_images - scheduler.places
+    # A request larger than the queue gets in when nothing waits: it could never get in otherwise.
+    lacking = num_images - scheduler.places if scheduler.queued else 0
     if lacking > 0:
         # Places come free one picture at a time, at the pace at which the whole backlog is worked off.
         pictures = sum(1 for _ in scheduler.pictures())

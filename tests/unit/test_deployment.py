@@ -140,16 +140,27 @@ async def test_acceptance_tells_what_is_to_be_done(replica: Replica) -> None:
 
 async def test_a_refusal_is_told_with_the_load_and_not_raised() -> None:
     replica = Replica(POOL.model_copy(update={"max_queued_images": 2}), "fake")
+    gate = replica._engine.pipeline.gate  # type: ignore[attr-defined]
+    gate.clear()
     try:
-        (load,) = [event async for event in replica.generate(_request(num_images=3))]
+        drawn = []
+        async with asyncio.timeout(20.0):
+            for num_images in (1, 2):  # in a step, and waiting for its end
+                drawn.append(asyncio.create_task(_result(replica, _request(num_images=num_images))))
+                while (await replica.stats()).running_images != 1:
+                    await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        (load,) = [event async for event in replica.generate(_request())]
+        gate.set()
         assert isinstance(load, ReplicaLoad)
         assert isinstance(load.refusal, QueueFull)
-        assert load.queued_images + load.running_images == 0
+        assert (load.queued_images, load.running_images) == (2, 1)
+        await asyncio.gather(*drawn)
         (late,) = [event async for event in replica.generate(_request(deadline=time.time() + 0.001))]
         assert isinstance(late, ReplicaLoad)
         assert isinstance(late.refusal, DeadlineUnreachable)
-        assert len((await _result(replica, _request(num_images=2))).images) == 2
     finally:
+        gate.set()
         replica.close()
 
 

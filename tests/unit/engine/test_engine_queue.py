@@ -22,6 +22,19 @@ def test_the_queue_is_bounded_all_or_nothing() -> None:
     put(engine, ask(images=1))
 
 
+def test_a_request_larger_than_the_queue_gets_in_when_nothing_waits() -> None:
+    engine, _, _ = make(max_queued_images=4)
+    put(engine, ask("one", images=1))
+    with pytest.raises(QueueFull):
+        put(engine, ask("large", images=6))
+    run(engine)
+    large = put(engine, ask("large", images=6))
+    with pytest.raises(QueueFull):
+        put(engine, ask("another"))
+    run(engine)
+    assert len(large.pictures) == 6
+
+
 def test_retry_after_comes_from_measured_step_times() -> None:
     engine, _, _ = make(step_s=10.0, max_rows=1, max_queued_images=2)
     put(engine, ask("first", steps=2))
