@@ -22,8 +22,8 @@ class Capabilities:
         fixed_sizes: The only (width, height) pairs, in pixels. Empty: any within the range.
         guidance: Whether classifier-free guidance is possible.
         previews: Whether `StepPipeline.preview` is cheap enough to be called between steps.
-        max_prompt_tokens: Most tokens of a prompt and of a negative prompt, or None where longer ones are encoded in
-            chunks. Only the pipeline can count them: it refuses in `StepPipeline.prepare`.
+        max_prompt_tokens: Most tokens of a prompt and of a negative prompt, or None for any number. Only the pipeline
+            can count them: it refuses in `StepPipeline.prepare`.
         scheduler_names: Noise schedulers that may be named in a request.
         max_num_inference_steps: Most steps of one picture.
         concurrent_decodes: Calls of `StepPipeline.decode` that may run while another thread denoises, one more while

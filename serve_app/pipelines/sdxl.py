@@ -16,7 +16,7 @@ from serve_app.pipelines.device_work import DeviceWork
 from serve_app.pipelines.noise_schedulers import PictureSchedule
 from serve_app.pipelines.preview import LinearPreview
 from serve_app.pipelines.sdxl_conditioning import Conditioning, guidance_embedding, joined_rows
-from serve_app.pipelines.sdxl_text import TextEmbedding, TextEncoder
+from serve_app.pipelines.sdxl_text import MAX_PROMPT_TOKENS, TextEmbedding, TextEncoder
 from serve_app.pipelines.shared_cores import SharedCores
 from serve_app.request import GenerationRequest
 from serve_app.result import Pixels
@@ -80,7 +80,7 @@ class SdxlPipeline:
             encoders,
             zero_for_empty=bool(stock.config.force_zeros_for_empty_prompt),
             device=device,
-            max_tokens=None if capabilities is None else capabilities.max_prompt_tokens,
+            max_tokens=MAX_PROMPT_TOKENS if capabilities is None else capabilities.max_prompt_tokens,
         )
         self._defaults = replace(defaults, scheduler_name=self._schedulers.own_name)
         # Whole latents are enough: the UNet interpolates odd ones on its way up, as in stock.
@@ -92,6 +92,7 @@ class SdxlPipeline:
             max_side=4096,
             max_pixels=max_pixels,
             previews=True,
+            max_prompt_tokens=MAX_PROMPT_TOKENS,
             fixed_rows=(max_rows,) if exact_batches else fixed_rows,
             concurrent_decodes=concurrent_decodes,
         )

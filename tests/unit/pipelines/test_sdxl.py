@@ -259,6 +259,19 @@ class TestLongPrompts:
         assert torch.equal(positive.pooled, alone.pooled)
         assert torch.equal(positive.tokens[77:154], ours._text.prompt("").tokens)
 
+    def test_more_than_any_page_is_refused_before_it_is_encoded(
+        self, ours: SdxlPipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours._text.prompt("")  # known from here on
+        for _, encoder in ours._text._parts:
+            monkeypatch.setattr(encoder, "forward", lambda *arguments, **named: pytest.fail("encoded"))
+        most = ours.capabilities.max_prompt_tokens
+        for field in ("prompt", "negative_prompt"):
+            text: dict[str, Any] = {"prompt": "", "guidance_scale": 5.0, field: "\U0001f98a" * 10_000}
+            with pytest.raises(UnsupportedRequest, match=f"at most {most}") as refusal:
+                ours.prepare(ask(**text), 0)
+            assert refusal.value.field == field
+
     def test_short_and_long_never_share_a_step(self, ours: SdxlPipeline) -> None:
         assert ours.prepare(ask(self.LONG), 0).batch_key != ours.prepare(ask(), 0).batch_key
 
