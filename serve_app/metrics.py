@@ -152,7 +152,7 @@ OUT_OF_MEMORY = Metric(
     "imagine_out_of_memory_steps",
     Kind.GAUGE,
     ("pool",),
-    "Steps in this replica's life that found no memory and were made with fewer rows",
+    "Steps in this replica's life that found no memory and were made again",
 )
 QUEUED_IMAGES = Metric("imagine_queued_images", Kind.GAUGE, ("pool",), "Accepted pictures not yet prepared")
 RUNNING_IMAGES = Metric("imagine_running_images", Kind.GAUGE, ("pool",), "Pictures being drawn")

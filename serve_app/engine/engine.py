@@ -254,13 +254,18 @@ class Engine:
     def _sibling_waits(self, picture: Picture) -> bool:
         return any(other.request is picture.request for other in self._waiting())
 
-    def _prepare(self, picture: Picture) -> None:
+    def _prepare(self, picture: Picture, *, again: bool = False) -> None:
         self._concerned = (picture,)
         began = self._clock()
         try:
             picture.state = self.pipeline.prepare(picture.request, picture.index)
         except Exception as error:  # noqa: BLE001 - a pipeline may raise anything; it fails alone
-            self._ledger.fail(picture, self._ledger.failure(picture, error, "preparing"))
+            if again or not self.pipeline.is_out_of_memory(error):
+                self._ledger.fail(picture, self._ledger.failure(picture, error, "preparing"))
+                return
+        if picture.state is None:  # as in `_step`
+            log.warning("out of memory while preparing %s: once more", picture.shape)
+            self._prepare(picture, again=True)
             return
         picture.prepare_s = self._clock() - began
         with self._lock:
@@ -268,30 +273,27 @@ class Engine:
             self._ledger.last_progress = self._clock()
         self._ledger.tell(picture, partial(picture.listener.on_progress, picture.progress(), None))
 
-    def _step(self, batch: list[Picture]) -> None:
-        """One step of `batch`; on an error again with fewer rows, or each picture alone: only culprits fail."""
+    def _step(self, batch: list[Picture], *, again: bool = False) -> None:
+        """One step of `batch`; on an error again with fewer rows, or each picture alone: only culprits fail.
+
+        Args:
+            batch: Pictures that may share a step.
+            again: The same step has just found no memory.
+        """
         self._concerned = batch
         states = [picture.state for picture in batch if picture.state is not None]
         rows_each = [state.rows for state in states]  # a step may be a picture's last guided one
         rows = sum(rows_each)
+        instead: list[list[Picture]] | None = None
         began = self._clock()
         try:
             self.pipeline.denoise_step(states)
-        except Exception as error:
-            if len(batch) == 1:
-                failure = self._ledger.failure(batch[0], error, f"step {states[0].step + 1}")
-                self._ledger.fail(batch[0], failure)
-            elif self.pipeline.is_out_of_memory(error):
-                log.warning("out of memory with %d rows of %s: halving", rows, states[0].batch_key)
-                self._observer.on_out_of_memory(rows)
-                with self._lock:
-                    self._scheduler.limit_rows(states[0].batch_key, rows // 2)
-                    fewer = self._scheduler.fitting(batch)
-                self._step(fewer)
-            else:
-                log.warning("a step of %d pictures failed; trying each alone", len(batch), exc_info=error)
-                for picture in batch:
-                    self._step([picture])
+        except Exception as error:  # noqa: BLE001 - a pipeline may raise anything
+            instead = self._instead_of(batch, error, again=again)
+        if instead is not None:
+            # Not while the error is handled: until then all that the call had computed is kept in memory.
+            for pictures in instead:
+                self._step(pictures, again=len(pictures) == len(batch))
             return
         ended = self._clock()
         with self._lock:
@@ -306,6 +308,26 @@ class Engine:
         self._observer.on_step(batch, rows, ended - began)
         for picture in batch:
             self._ledger.tell(picture, partial(self._on_step, picture))
+
+    def _instead_of(self, batch: list[Picture], error: Exception, *, again: bool) -> list[list[Picture]]:
+        """The steps to make instead of one of `batch` that raised `error`; none where the picture has failed."""
+        states = [picture.state for picture in batch if picture.state is not None]
+        if self.pipeline.is_out_of_memory(error) and not again:
+            rows = sum(state.rows for state in states)
+            self._observer.on_out_of_memory(rows)
+            if len(batch) == 1:
+                # A pipeline that keeps memory to be faster has given it up by now.
+                log.warning("out of memory with one picture of %s: once more", states[0].batch_key)
+                return [batch]
+            log.warning("out of memory with %d rows of %s: halving", rows, states[0].batch_key)
+            with self._lock:
+                self._scheduler.limit_rows(states[0].batch_key, rows // 2)
+                return [self._scheduler.fitting(batch)]
+        if len(batch) == 1:
+            self._ledger.fail(batch[0], self._ledger.failure(batch[0], error, f"step {states[0].step + 1}"))
+            return []
+        log.warning("a step of %d pictures failed; trying each alone", len(batch), exc_info=error)
+        return [[picture] for picture in batch]
 
     def _on_step(self, picture: Picture) -> None:
         state = picture.state

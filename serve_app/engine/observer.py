@@ -20,7 +20,7 @@ class EngineObserver(Protocol):
         ...
 
     def on_out_of_memory(self, rows: int) -> None:
-        """A step of `rows` found no memory, and is made again with fewer."""
+        """A step of `rows` found no memory, and is made again: with fewer, or once more where one picture is alone."""
         ...
 
 
