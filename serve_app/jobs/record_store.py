@@ -81,14 +81,10 @@ class JobRecordStore:
             NotFound: There is none, or its time is over.
             StoreUnavailable: The store does not answer.
         """
-        if _JOB_ID.fullmatch(job_id) is None:
-            raise NotFound("There is no such job")
-        with contextlib.suppress(NotFound):
-            record = await self._read(f"jobs/done/{job_id}.json")
-            if (record.ended_at or 0.0) < time.time() - self._retention_s:
-                raise NotFound("This job is no longer kept")
-            return record
-        return await self._read(f"jobs/open/{job_id}.json")
+        record = await self._stored(job_id)
+        if record.ended_at is not None and record.ended_at < time.time() - self._retention_s:
+            raise NotFound("This job is no longer kept")
+        return record
 
     async def open_jobs(self, known: Collection[str] = ()) -> list[JobRecord]:
         """The jobs for which something is left to do, oldest first.
@@ -104,11 +100,12 @@ class JobRecordStore:
         async def read(job_id: str) -> JobRecord | None:
             async with reads:
                 try:
-                    return await self.get(job_id)
+                    # However long ago it ended: an end that counted no more would have it drawn again.
+                    return await self._stored(job_id)
                 except NotFound:
                     return None
 
-        ids = [path.rpartition("/")[2].removesuffix(".json") for path, _ in await self._list("jobs/open")]
+        ids = [_id_of(path) for path, _ in await self._list("jobs/open")]
         found = await asyncio.gather(*(read(job_id) for job_id in ids if job_id not in known))
         return sorted((record for record in found if record), key=lambda record: record.created_at)
 
@@ -135,7 +132,7 @@ class JobRecordStore:
         return str(stored["fingerprint"]), str(stored["job_id"])
 
     async def sweep(self) -> int:
-        """Removes ended jobs and keys whose time is over.
+        """Removes ended jobs and keys whose time is over. A job's end stays for as long as something is left to do.
 
         Returns:
             How many jobs were removed.
@@ -144,7 +141,12 @@ class JobRecordStore:
             StoreUnavailable: The store does not answer.
         """
         now = time.time()
-        jobs = [path for path, time_s in await self._list("jobs/done") if time_s < now - self._retention_s]
+        left = {_id_of(path) for path, _ in await self._list("jobs/open")}
+        jobs = [
+            path
+            for path, time_s in await self._list("jobs/done")
+            if time_s < now - self._retention_s and _id_of(path) not in left
+        ]
         keys = [
             path for path, time_s in await self._list("jobs/keys") if time_s < now - self._key_retention_s
         ]
@@ -161,6 +163,14 @@ class JobRecordStore:
         with domain_errors(path, "job"):
             result = await obstore.get_async(self._store, path)
             return bytes(await result.bytes_async())
+
+    async def _stored(self, job_id: str) -> JobRecord:
+        """A job's end, whenever it was, or else its record as it was accepted."""
+        if _JOB_ID.fullmatch(job_id) is None:
+            raise NotFound("There is no such job")
+        with contextlib.suppress(NotFound):
+            return await self._read(f"jobs/done/{job_id}.json")
+        return await self._read(f"jobs/open/{job_id}.json")
 
     async def _read(self, path: str) -> JobRecord:
         try:
@@ -181,6 +191,10 @@ class JobRecordStore:
                     if meta["path"].endswith(".json")
                 )
         return found
+
+
+def _id_of(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".json")
 
 
 def _remove_leftovers(folder: Path, older_than: float) -> None:

@@ -8,9 +8,9 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import stamina
 
@@ -45,6 +45,9 @@ RECOVERY_TIMEOUT_S = 10.0
 _SWEEPS_PER_RETENTION = 100
 _NOT_BEGUN = (JobState.QUEUED, JobState.STARTING)
 _KEPT_IN_MEMORY = 256
+_REMOVING_S = 300.0  # a store that takes everything but removals must not fill the memory
+
+Written = TypeVar("Written")
 
 
 class JobRunner:
@@ -301,9 +304,9 @@ class JobRunner:
                 job.ending = True
                 await self._store_end(job, end)
             await self._tell(job)
-            await self._records.remove_open(job.record.id)
+            await self._patiently(self._records.remove_open, job.record.id, _REMOVING_S)
         except StoreUnavailable as error:
-            log.warning("Job %s is left for later: %s", job.record.id, error)
+            log.warning("Job %s is left for the next start: %s", job.record.id, error)
         finally:
             del self._jobs[job.record.id]
         if job.ended.is_set():
@@ -312,15 +315,11 @@ class JobRunner:
             del self._ended[next(iter(self._ended))]
 
     async def _store_end(self, job: Job, end: Mapping[str, object]) -> None:
-        """Writes the end, for as long as the store is away; then tells the readers."""
+        """Writes the end, then tells the readers."""
         record = job.record.model_copy(
             update={**end, "ended_at": time.time(), "last_event_id": job.log.last_id + 1}
         )
-        async for attempt in stamina.retry_context(
-            on=StoreUnavailable, attempts=None, timeout=self._settings.max_age_s, wait_max=30.0
-        ):
-            with attempt:
-                await self._records.put_done(record)
+        await self._patiently(self._records.put_done, record, self._settings.max_age_s)
         self._end_times.append(time.monotonic())
         job.end(record)
 
@@ -332,7 +331,21 @@ class JobRunner:
         body = job_body(job.view, record.base_url, self._urls).model_dump_json(exclude={"webhook"})
         taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
         job.record = record.model_copy(update={"webhook": "delivered" if taken else "failed"})
-        await self._records.put_done(job.record)
+        await self._patiently(self._records.put_done, job.record, self._settings.max_age_s)
+
+    async def _patiently(
+        self, write: Callable[[Written], Awaitable[None]], what: Written, timeout_s: float
+    ) -> None:
+        """Writes to the store; while it is away, again and again: what is left undone may be done twice.
+
+        Raises:
+            StoreUnavailable: It was away for `timeout_s`.
+        """
+        async for attempt in stamina.retry_context(
+            on=StoreUnavailable, attempts=None, timeout=timeout_s, wait_max=30.0
+        ):
+            with attempt:
+                await write(what)
 
     def _show_positions(self) -> None:
         starting = sum(job.progress.state is JobState.STARTING for job in self._jobs.values())

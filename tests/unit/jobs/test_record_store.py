@@ -103,12 +103,26 @@ async def test_sweeping_pictures_and_records_leave_each_other_alone(tmp_path: Pa
             os.utime(file, (time.time() - seconds, time.time() - seconds))
 
     age(51)
+    # Something is left to do for it: without its end it would be drawn again.
+    assert await records.sweep() == 0
+    await records.remove_open(record.id)
     assert await records.sweep() == 1
     assert {file.parent.name for file in tmp_path.glob("jobs/*/*")} == {"open", "keys"}
+    await records.put_open(record)
     age(4000)
     assert await records.sweep() == 0
     # What is unfinished is never swept.
     assert [file.name for file in tmp_path.glob("jobs/*/*")] == [f"{record.id}.json"]
+
+
+async def test_an_end_counts_for_its_job_however_long_ago_it_was(records: JobRecordStore) -> None:
+    record = JobRecord(id=DRAFT.request_id, draft=DRAFT, created_at=0.0)
+    end = record.model_copy(update={"state": JobState.FINISHED, "ended_at": 1.0})
+    await records.put_open(record)
+    await records.put_done(end)
+    with pytest.raises(NotFound, match="no longer kept"):
+        await records.get(record.id)
+    assert await records.open_jobs() == [end]
 
 
 async def test_a_store_that_is_away_says_so(tmp_path: Path) -> None:

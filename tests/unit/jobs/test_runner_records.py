@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.errors import (
-    InvalidRequest,
-    NotFound,
-)
-from serve_app.jobs import IdempotencyKey, JobState
+from serve_app.errors import InvalidRequest, NotFound, StoreUnavailable
+from serve_app.jobs import IdempotencyKey, JobRunner, JobState
 from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order
 
 
@@ -69,3 +66,45 @@ async def test_a_record_that_cannot_be_read_stops_nobody(make_runner: MakeRunner
     job_id = (await runner.submit(order())).job.record.id
     assert (await ended(runner, job_id)).progress.state is JobState.FINISHED
     assert broken.exists()
+
+
+async def test_a_finished_job_is_finished_however_late_the_rest_of_it_is_done(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = make_runner(retention_s=0.2)
+
+    async def away(_: str) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(first._records, "remove_open", away)
+    job_id = (await first.submit(order())).job.record.id
+    await ended(first, job_id)
+    await first.close()
+    await asyncio.sleep(0.3)  # longer than its end may be asked for
+    second, service = make_runner(retention_s=0.2)
+    second.start()
+    await eventually(lambda: _nothing_open(second))
+    assert service.drafts == []
+
+
+async def test_nothing_is_left_of_a_job_when_the_store_comes_back(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, service = make_runner()
+    remove_open, refused = runner._records.remove_open, 0
+
+    async def away_once(job_id: str) -> None:
+        nonlocal refused
+        if not refused:
+            refused += 1
+            raise StoreUnavailable("away")
+        await remove_open(job_id)
+
+    monkeypatch.setattr(runner._records, "remove_open", away_once)
+    await ended(runner, (await runner.submit(order())).job.record.id)
+    await eventually(lambda: _nothing_open(runner))
+    assert (refused, len(service.drafts)) == (1, 1)
+
+
+async def _nothing_open(runner: JobRunner) -> bool:
+    return await runner._records.open_jobs() == []
