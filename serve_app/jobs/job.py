@@ -33,7 +33,11 @@ class Job:
 
     def __init__(self, record: JobRecord, event_buffer: int) -> None:
         self.record = record
-        self.log = EventLog(event_buffer, first_id=(record.starts - 1) * _EVENT_IDS_PER_START + 1)
+        # Of one that has ended only its end is told, under the number that it had the first time.
+        first_id = (
+            record.last_event_id if record.state.ended else (record.starts - 1) * _EVENT_IDS_PER_START + 1
+        )
+        self.log = EventLog(event_buffer, first_id)
         self.progress = JobProgress(JobState.QUEUED)
         self.task: asyncio.Task[None] | None = None
         self.cancel_requested = False
