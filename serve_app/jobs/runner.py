@@ -114,6 +114,7 @@ class JobRunner:
         job = self._jobs.get(job_id)
         if job is None or job.task is None:
             return view
+        await asyncio.sleep(0)  # a task that is cancelled before its first step would never end its job
         if not job.ending and not job.cancel_requested:
             job.cancel_requested = True
             job.task.cancel()

@@ -155,6 +155,24 @@ async def test_cancelling_stops_that_job_alone(make_runner: MakeRunner) -> None:
     assert service.drafts == []
 
 
+async def test_a_job_can_be_cancelled_in_the_moment_in_which_it_begins(make_runner: MakeRunner) -> None:
+    runner, _ = make_runner(delay_s=30.0)
+    runner.start()
+    wanted = order()
+
+    async def cancelled_at_once() -> JobState:
+        while wanted.draft.request_id not in runner._jobs:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            return (await runner.cancel(wanted.draft.request_id)).progress.state
+
+    state, _ = await asyncio.gather(cancelled_at_once(), runner.submit(wanted))
+    assert state is JobState.CANCELLED
+    # Nor does it come back with another runner.
+    await runner.close()
+    assert (await make_runner()[0].get(wanted.draft.request_id)).progress.state is JobState.CANCELLED
+
+
 async def test_a_waiting_job_can_be_cancelled_and_its_turn_goes_on(make_runner: MakeRunner) -> None:
     runner, service = make_runner(delay_s=0.05, max_running=1)
     ids = [(await runner.submit(order(f"{number}"))).job.record.id for number in range(3)]
