@@ -177,7 +177,7 @@ class JobRunner:
             await asyncio.sleep(self._sweep_interval_s if self._recovered.is_set() else 1.0)
 
     async def _take_up(self, record: JobRecord) -> None:
-        if self._in_memory(record.id) or record.id in self._accepting:
+        if any(record.id in known for known in (self._jobs, self._ended, self._accepting)):
             return
         if not record.state.ended:
             # Numbers of events go on from where no earlier runner has been.
@@ -201,7 +201,10 @@ class JobRunner:
         return task
 
     def _in_memory(self, job_id: str) -> Job | None:
-        return self._jobs.get(job_id) or self._ended.get(job_id)
+        job = self._jobs.get(job_id) or self._ended.get(job_id)
+        ended_at = None if job is None else job.record.ended_at
+        # Whether it can still be asked for must not depend on how many came after it.
+        return None if ended_at is not None and ended_at < time.time() - self._settings.retention_s else job
 
     # --- accepting ---
 

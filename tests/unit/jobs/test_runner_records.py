@@ -53,8 +53,9 @@ async def test_records_are_removed_when_their_time_is_over(make_runner: MakeRunn
 
     other.start()
     await eventually(gone)
-    with pytest.raises(NotFound):
-        await other.get(job_id)
+    for one in (runner, other):  # the first one still has it in memory
+        with pytest.raises(NotFound):
+            await one.get(job_id)
 
 
 async def test_a_record_that_cannot_be_read_stops_nobody(make_runner: MakeRunner, tmp_path: Path) -> None:
