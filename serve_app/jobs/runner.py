@@ -46,6 +46,7 @@ _SWEEPS_PER_RETENTION = 100
 _NOT_BEGUN = (JobState.QUEUED, JobState.STARTING)
 _KEPT_IN_MEMORY = 256
 _REMOVING_S = 300.0  # a store that takes everything but removals must not fill the memory
+_TAKEN_UP_AT_ONCE = 16
 
 Written = TypeVar("Written")
 
@@ -163,10 +164,7 @@ class JobRunner:
         next_sweep = 0.0
         while True:
             try:
-                for record in await self._records.open_jobs(
-                    known={*self._jobs, *self._ended, *self._accepting}
-                ):
-                    await self._take_up(record)
+                await self._take_up_what_is_left()
                 self._recovered.set()
                 if time.monotonic() >= next_sweep:
                     await self._records.sweep()
@@ -175,6 +173,16 @@ class JobRunner:
             except StoreUnavailable as error:
                 log.warning("The job records could not be read: %s", error)
             await asyncio.sleep(self._sweep_interval_s if self._recovered.is_set() else 1.0)
+
+    async def _take_up_what_is_left(self) -> None:
+        left = await self._records.open_jobs(known={*self._jobs, *self._ended, *self._accepting})
+        for start in range(0, len(left), _TAKEN_UP_AT_ONCE):
+            some = left[start : start + _TAKEN_UP_AT_ONCE]
+            # One by one, a thousand jobs on an object store would keep all calls waiting for a minute.
+            taken_up = await asyncio.gather(*map(self._take_up, some), return_exceptions=True)
+            for failure in taken_up:
+                if failure is not None:
+                    raise failure
 
     async def _take_up(self, record: JobRecord) -> None:
         if any(record.id in known for known in (self._jobs, self._ended, self._accepting)):

@@ -20,7 +20,7 @@ from serve_app.errors import (
     UnknownModel,
     UnsupportedRequest,
 )
-from serve_app.jobs import JobEvent, JobRunner, JobState
+from serve_app.jobs import JobEvent, JobRecord, JobRunner, JobState
 from serve_app.request import Priority, RequestDraft
 from serve_app.result import GenerationResult, StepProgress
 from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order, until
@@ -104,6 +104,30 @@ async def test_a_new_runner_takes_up_what_the_last_one_left(make_runner: MakeRun
 
 async def _nothing_open(runner: JobRunner) -> bool:
     return await runner._records.open_jobs() == []
+
+
+async def test_many_jobs_are_taken_up_in_little_time_from_a_slow_store(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = make_runner(delay_s=30.0)
+    ids = [(await first.submit(order(f"fox {number}"))).job.record.id for number in range(64)]
+    await first.close()
+    second, _ = make_runner(delay_s=30.0, max_running=1)
+    put_open = second._records.put_open
+
+    async def slow(record: JobRecord) -> None:
+        await asyncio.sleep(0.05)
+        await put_open(record)
+
+    monkeypatch.setattr(second._records, "put_open", slow)
+    began = time.monotonic()
+    views = [await second.get(job_id) for job_id in ids]
+    assert time.monotonic() - began < 64 * 0.05 / 2
+    assert [view.record.starts for view in views] == [2] * 64
+    # Those that wait do so in the order in which they were accepted.
+    positions = [view.progress.position for view in views if view.progress.position is not None]
+    assert positions == sorted(positions)
+    assert len(positions) >= 62
 
 
 async def test_a_caller_who_leaves_while_ordering_leaves_a_whole_job(
