@@ -107,14 +107,15 @@ class PictureStore:
         path = _path(picture_id, name)
         # The local folder cannot keep attributes; there the name decides the media type.
         attributes = {"Content-Type": _media_type(name)} if self._folder is None else None
-        began, stored = time.monotonic(), False
+        began = time.monotonic()
         try:
             with domain_errors(path):
                 await self._refuse_links(path)
                 await obstore.put_async(self._store, path, data, attributes=attributes)
-            stored = True
-        finally:
-            self._observer.on_put(len(data), time.monotonic() - began, stored=stored)
+        except (NotFound, StoreUnavailable):  # a caller who leaves meanwhile says nothing about the store
+            self._observer.on_put(len(data), time.monotonic() - began, stored=False)
+            raise
+        self._observer.on_put(len(data), time.monotonic() - began, stored=True)
 
     async def get(self, picture_id: str, name: str) -> tuple[PictureInfo, bytes]:
         """A stored picture.

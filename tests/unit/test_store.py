@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -18,7 +19,7 @@ from serve_app.batch import BatchOutput
 from serve_app.errors import ConfigurationError, NotFound, StoreUnavailable
 from serve_app.request import ImageFormat
 from serve_app.settings import StoreSettings
-from serve_app.store import GRID_NAME, PictureStore, picture_name
+from serve_app.store import GRID_NAME, NoStoreObserver, PictureStore, picture_name
 
 ID = "4a810c83-2d14-46a1-baa9-e7cb22ecf8a4"
 BUCKET = "pictures"
@@ -117,6 +118,42 @@ async def test_other_names_are_refused(store: PictureStore, picture_id: str, nam
         await store.get(picture_id, name)
     with pytest.raises(NotFound):
         await store.delete([f"{picture_id}/{name}"])
+
+
+class _Told(NoStoreObserver):
+    def __init__(self) -> None:
+        self.puts: list[bool] = []
+
+    def on_put(self, size: int, seconds: float, *, stored: bool) -> None:
+        self.puts.append(stored)
+
+
+async def test_a_caller_who_leaves_is_no_failure_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _Told()
+    store = PictureStore(StoreSettings(url=str(tmp_path / "pictures")), told)
+    await store.put(ID, "0_0.png", b"x")
+    reached = asyncio.Event()
+
+    async def slow(*_: object, **__: object) -> None:
+        reached.set()
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(obstore, "put_async", slow)
+    putting = asyncio.create_task(store.put(ID, "0_1.png", b"x"))
+    await reached.wait()
+    putting.cancel()
+    await asyncio.wait({putting})
+    assert told.puts == [True]
+
+    async def broken(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(obstore, "put_async", broken)
+    with pytest.raises(StoreUnavailable):
+        await store.put(ID, "0_1.png", b"x")
+    assert told.puts == [True, False]
 
 
 def test_picture_names() -> None:
