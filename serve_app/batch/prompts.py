@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -69,10 +70,12 @@ def read_prompts(text: str, *, jsonl: bool | None = None, defaults: Mapping[str,
         defaults: Fields for the lines that do not say them.
 
     Raises:
-        PromptsInvalid: A line is no JSON object, has no prompt or an unknown field, or an id stands twice; or there
-            is no line at all.
+        PromptsInvalid: A line is no JSON object, has no prompt, an unknown field or a value that cannot be sent, or an
+            id stands twice; or there is no line at all.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    # Not by str.splitlines, for which U+2028 and others that may stand in a prompt or in JSON's strings end a line too.
+    numbered = enumerate(io.StringIO(text, newline=None), start=1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     if not lines:
         raise PromptsInvalid("the prompts file is empty; write one prompt per line")
     if jsonl is None:
@@ -84,13 +87,15 @@ def read_prompts(text: str, *, jsonl: bool | None = None, defaults: Mapping[str,
     for number, line in lines:
         try:
             line_id, fields = _json_fields(line) if jsonl else (None, {"prompt": line})
+            request = {**defaults, **fields}
+            _refuse_unsendable({"id": line_id, **request})
         except ValueError as error:
             problems.append(f"line {number}: {error}")
             continue
         if line_id is not None and lines_of_id.setdefault(line_id, number) != number:
             problems.append(f"line {number}: id: {line_id!r} stands in line {lines_of_id[line_id]} too")
             continue
-        found.append(_line(number, line_id, {**defaults, **fields}, repeated))
+        found.append(_line(number, line_id, request, repeated))
     if problems:
         more = f"\n... and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
         raise PromptsInvalid("\n".join(problems[:_MAX_PROBLEMS]) + more)
@@ -118,6 +123,21 @@ def _json_fields(line: str) -> tuple[str | None, dict[str, Any]]:
     # As in a request: null means absent.
     fields = {name: field for name, field in value.items() if field is not None}
     return None if line_id is None else str(line_id), fields
+
+
+def _refuse_unsendable(fields: Mapping[str, Any]) -> None:
+    """Python's JSON knows values that the service's, and UTF-8, do not: they would end the run, not the line.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: holds half of a character (a lone surrogate)") from None
+        except ValueError:
+            raise ValueError(f"{name}: must not be infinite or NaN") from None
 
 
 def _line(number: int, line_id: str | None, request: dict[str, Any], repeated: Counter[str]) -> PromptLine:

@@ -40,6 +40,16 @@ def test_a_line_keeps_its_key_when_others_come_and_an_edit_changes_it() -> None:
     assert read_prompts("a fox", defaults={"priority": "interactive"})[0].key == before[0].key
 
 
+def test_only_what_ends_a_line_in_a_file_ends_one() -> None:
+    inside = "a fox\u2028at\x0bnight\x85\x0c\x1cand\u2029day"
+    (line,) = read_prompts(json.dumps({"prompt": inside}, ensure_ascii=False), defaults={})
+    assert line.request["prompt"] == inside
+    lines = read_prompts(f"{inside}\r\na boat\ra star\n\na tree", defaults={})
+    assert [(line.number, line.request["prompt"]) for line in lines] == [
+        *((1, inside), (2, "a boat"), (3, "a star"), (5, "a tree"))
+    ]
+
+
 def test_equal_lines_are_different_pictures() -> None:
     first, second = read_prompts("a fox\na fox\n", defaults={})
     assert first.key != second.key
@@ -59,6 +69,10 @@ def test_equal_lines_are_different_pictures() -> None:
         ('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": "1"}', "line 2: id: '1' stands in line 1 too"),
         ('{"prompt": "a", "id": [1]}', "line 1: id: must be"),
         ('{"prompt": "a"}\n' + "[" * 100_000, "line 2: n"),
+        ('{"prompt": "a"}\n{"prompt": "b", "guidance_scale": NaN}', "line 2: guidance_scale: must not be"),
+        ('{"prompt": "a", "deadline_s": 1e400}', "line 1: deadline_s: must not be infinite"),
+        ('{"prompt": "a\\ud83d"}', "line 1: prompt: holds half of a character"),
+        ('{"prompt": "a", "id": "\\udc00"}', "line 1: id: holds half of a character"),
     ],
 )
 def test_what_is_no_prompts_file_is_refused_with_its_line(text: str, sentence: str) -> None:
