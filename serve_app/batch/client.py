@@ -15,7 +15,7 @@ import httpx
 from serve_app.errors import ImagineError
 
 FIRST_PAUSE_S = 0.5
-"""Before the second try of a call that was told no time; doubles with each."""
+"""Before the second try of a call that was told no time, where it doubles with each, or to come back at once."""
 
 MAX_PAUSE_S = 60.0
 """Longest pause of our own making."""
@@ -131,7 +131,7 @@ class JobsClient:
                     f"{self._client.base_url} has not taken a request for {self._patience_s:g} s ({trouble})"
                 )
             # Some more than asked, so that all who were refused do not come back in one moment.
-            wait_s = pause_s if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S)
+            wait_s = pause_s if asked_s is None else max(FIRST_PAUSE_S, min(asked_s, MAX_RETRY_AFTER_S))
             self._go_on_at = max(self._go_on_at, time.monotonic() + wait_s * random.uniform(1.0, 1.25))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 

@@ -180,6 +180,16 @@ async def test_refusals_that_pass_are_waited_out(
     assert len(service.drafts) == 1
 
 
+async def test_a_gateway_that_asks_for_no_pause_is_not_flooded(service: FakeImageService) -> None:
+    http, moody = _moody(service, [httpx.Response(503, headers={"Retry-After": "0"}) for _ in range(10_000)])
+    async with http:
+        waiting = asyncio.create_task(JobsClient(http).submit({"prompt": "a"}, "first"))
+        await asyncio.sleep(0.3)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    assert moody.asked == 1
+
+
 async def test_what_the_service_asks_of_one_call_holds_for_all(
     service: FakeImageService, tmp_path: Path
 ) -> None:
