@@ -65,7 +65,8 @@ class JobsSettings(BaseModel):
     """Jobs: requests that are accepted at once and drawn whatever happens meanwhile. Their records are in the store.
 
     Attributes:
-        max_unfinished: Most jobs accepted and not yet finished; more are answered 429.
+        max_unfinished: Most jobs accepted and not yet finished; more are answered 429. As many may have ended and
+            wait for their webhook to be delivered.
         max_running: Most jobs handed to the pools at a time; the rest wait in order.
         max_age_s: Seconds after which a job that is still unfinished fails.
         retention_s: Seconds for which the record of a finished job is kept.

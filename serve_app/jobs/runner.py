@@ -14,13 +14,7 @@ from typing import Any, TypeVar
 
 import stamina
 
-from serve_app.errors import (
-    InvalidRequest,
-    NotFound,
-    PoolUnavailable,
-    StoreUnavailable,
-    TooManyJobs,
-)
+from serve_app.errors import InvalidRequest, NotFound, PoolUnavailable, StoreUnavailable
 from serve_app.jobs.body import job_body
 from serve_app.jobs.drawing import FIRST_PAUSE_S, Drawer, JobDrawing
 from serve_app.jobs.events import JobEvent, JobProgress
@@ -28,6 +22,7 @@ from serve_app.jobs.job import Job, ended_progress
 from serve_app.jobs.keeper import JobOrder, JobView, Submission
 from serve_app.jobs.record_store import JobRecordStore
 from serve_app.jobs.records import JobRecord, JobState
+from serve_app.jobs.room import refuse_too_many
 from serve_app.jobs.turns import Turns
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.picture_urls import PictureUrls
@@ -222,12 +217,7 @@ class JobRunner:
             known = await self._accepted_before(order)
             if known is not None:
                 return Submission(known, created=False)
-            if len(self._jobs) + len(self._accepting) >= self._settings.max_unfinished:
-                raise TooManyJobs(
-                    f"{self._settings.max_unfinished} jobs are unfinished, and no more may be",
-                    retry_after_s=self._seconds_per_job(),
-                )
-            self._refuse_too_many_of(order)
+            self._refuse_too_many(order)
             self._accepting[job_id] = order.owner
             try:
                 await self._check(order)
@@ -249,13 +239,21 @@ class JobRunner:
             finally:
                 self._accepting.pop(job_id, None)
 
-    def _refuse_too_many_of(self, order: JobOrder) -> None:
-        if order.max_unfinished is None:
-            return
-        owners = [job.record.owner for job in self._jobs.values()] + list(self._accepting.values())
-        if owners.count(order.owner) >= order.max_unfinished:
-            raise TooManyJobs(
-                f"{order.max_unfinished} of your jobs are unfinished, and no more may be",
+    def _refuse_too_many(self, order: JobOrder) -> None:
+        bounds: list[tuple[int, str, list[Job], int]] = [
+            (self._settings.max_unfinished, "jobs", list(self._jobs.values()), len(self._accepting))
+        ]
+        if order.max_unfinished is not None:
+            own = [job for job in self._jobs.values() if job.record.owner == order.owner]
+            accepting = list(self._accepting.values()).count(order.owner)
+            bounds.append((order.max_unfinished, "of your jobs", own, accepting))
+        for most, whose, jobs, accepting in bounds:
+            refuse_too_many(
+                jobs,
+                accepting,
+                most,
+                whose=whose,
+                webhook=order.webhook_url is not None,
                 retry_after_s=self._seconds_per_job(),
             )
 
