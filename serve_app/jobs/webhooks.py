@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 RESOLVE_TIMEOUT_S = 5.0
 ATTEMPT_TIMEOUT_S = 15.0
 _FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 120.0
-_WORTH_ANOTHER = frozenset({408, 425, 429, 500, 502, 503, 504})
+_WORTH_ANOTHER = frozenset({408, 425, 429})
+"""Beside every 5xx: gateways have their own for a receiver that is away, such as Cloudflare's 520 to 530."""
 
 
 _POSTS_AT_ONCE = 16
@@ -153,7 +154,7 @@ class Webhooks:
                 status = response.status_code
         except (httpx.HTTPError, TimeoutError, OSError) as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from error
-        if status in _WORTH_ANOTHER:
+        if status in _WORTH_ANOTHER or status >= 500:
             raise _TryAgain(f"it answered {status}")
         if not 200 <= status < 300:
             log.warning("The webhook of job %s was given up: it answered %d", message_id, status)

@@ -84,11 +84,11 @@ def test_the_signature_is_that_of_the_specification() -> None:
 
 async def test_it_is_repeated_while_that_may_help() -> None:
     async with receiver() as taken:
-        taken.answers = [b"500 Oops", b"429 Slow", b"200 OK"]
-        sender = webhooks(Resolver(OSError("no such host"), ["127.0.0.1"]), "hooks.test")
+        taken.answers = [b"500 Oops", b"429 Slow", b"522 Connection timed out", b"200 OK"]
+        sender = webhooks(Resolver(OSError("no such host"), ["127.0.0.1"]), "hooks.test", attempts=5)
         assert await sender.deliver(f"http://hooks.test:{taken.port}/", "job-1", b"{}")
-    assert len(taken.received) == 3
-    assert {taken.header("webhook-id", number) for number in range(3)} == {"job-1"}
+    assert len(taken.received) == 4
+    assert {taken.header("webhook-id", number) for number in range(4)} == {"job-1"}
 
 
 async def test_it_is_given_up_after_its_attempts() -> None:
