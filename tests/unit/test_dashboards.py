@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.serve.monitoring import MONITORING
+from serve_app.api import build_app
+from serve_app.settings import Settings
+from tests.serve.monitoring import MONITORING, panels
 
 FILES = sorted((MONITORING / "dashboards").glob("*.json"))
 
@@ -48,6 +51,23 @@ def test_every_query_uses_the_boards_own_variables(board: dict[str, Any]) -> Non
             assert target["datasource"]["uid"] == "${datasource}"
             assert "$pool" not in target["expr"] or "pool" in variables
             assert target["expr"].count("(") == target["expr"].count(")")
+
+
+def test_panels_about_pictures_count_the_routes_that_draw_alone() -> None:
+    """Clients ask how far a drawing or a job is again and again: in milliseconds, which are no picture's."""
+    draws = {"/imagine", "/api/text2image", "/generate", "/api/replay", "/v1/images/generations"}
+    draws |= {"/sdapi/v1/txt2img", "/", "/models/{model}"}
+    routes = set(build_app(Settings()).openapi()["paths"])
+    assert draws | {"/api/jobs"} < routes
+    about_answers = ("Seconds of an answer with pictures", "p95 by contract", "Share refused")
+    queries = [query for name, query in panels() if name.split(": ")[1].startswith(about_answers)]
+    assert len(queries) == 5
+    for query in queries:
+        selectors = re.findall(r'route=~"([^"]*)"', query)
+        assert len(selectors) == query.count("ray_imagine_http_request")
+        for selector in selectors:
+            chosen = {route for route in routes if re.fullmatch(selector, route)}
+            assert chosen == draws | ({"/api/jobs"} if "http_requests" in query else set())
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
