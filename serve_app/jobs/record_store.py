@@ -125,11 +125,16 @@ class JobRecordStore:
         Raises:
             StoreUnavailable: The store does not answer.
         """
+        path = f"jobs/keys/{key_hash}.json"
         try:
-            stored = json.loads(await self._bytes(f"jobs/keys/{key_hash}.json"))
+            stored = json.loads(await self._bytes(path))
+            return str(stored["fingerprint"]), str(stored["job_id"])
         except NotFound:
             return None
-        return str(stored["fingerprint"]), str(stored["job_id"])
+        except (ValueError, TypeError, KeyError) as error:
+            # Cut off when a machine lost its power, for one: it leads nowhere, and its client is not refused for ever.
+            log.error("The idempotency key %s cannot be read: %s", path, error)
+            return None
 
     async def sweep(self) -> int:
         """Removes ended jobs and keys whose time is over. A job's end stays for as long as something is left to do.

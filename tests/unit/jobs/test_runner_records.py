@@ -40,6 +40,21 @@ async def test_a_key_without_its_job_is_free_again(make_runner: MakeRunner) -> N
     assert (await runner.submit(order(idempotency_key=key))).created
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"fingerprint"'])
+async def test_a_key_that_cannot_be_read_is_free_again(
+    make_runner: MakeRunner, tmp_path: Path, content: str
+) -> None:
+    folder = tmp_path / "store" / "jobs" / "keys"
+    folder.mkdir(parents=True)
+    (folder / f"{'a' * 64}.json").write_text(content)
+    runner, _ = make_runner()
+    key = IdempotencyKey("a" * 64, "b" * 64)
+    first = await runner.submit(order(idempotency_key=key))
+    assert first.created
+    again = await runner.submit(order(idempotency_key=key))
+    assert (again.created, again.job.record.id) == (False, first.job.record.id)
+
+
 async def test_records_are_removed_when_their_time_is_over(make_runner: MakeRunner, tmp_path: Path) -> None:
     runner, _ = make_runner(retention_s=0.3)
     job_id = (await runner.submit(order())).job.record.id
