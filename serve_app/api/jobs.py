@@ -308,14 +308,14 @@ async def _submitted(service: ImageService, order: JobOrder, caller: str) -> Sub
         with suppress(TooManyJobs):  # none but a job that is there already, which costs nothing
             return await service.jobs.submit(replace(order, max_unfinished=0))
         raise
-    created = False
     try:
         submission = await service.jobs.submit(order)
-        created = submission.created
-        return submission
-    finally:
-        if not created:
-            await service.quotas.give_back(caller, images)
+    except Exception:  # not where the caller leaves meanwhile: its job is accepted all the same
+        await service.quotas.give_back(caller, images)
+        raise
+    if not submission.created:
+        await service.quotas.give_back(caller, images)
+    return submission
 
 
 def _event_number(last_event_id: str | None) -> int:

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from serve_app.fake_service import FakeImageService
+from serve_app.jobs import JobRecord
 from serve_app.settings import AccessSettings, CallerLimits, Settings, StoreSettings
 from tests.unit.api.conftest import ClientFor, ServedAt
 
@@ -133,6 +134,33 @@ async def test_a_caller_has_no_more_unfinished_jobs_than_it_may(
             while (fresh := await client.post("/api/jobs", json={"prompt": "a"})).status_code == 429:
                 await asyncio.sleep(0.005)
         assert fresh.status_code == 202
+    await service.jobs.close()
+
+
+async def test_a_caller_who_leaves_while_its_job_is_accepted_pays_for_it(
+    tmp_path: Path, make_client: ClientFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = service_with(tmp_path, images_per_minute=2)
+    records = service.jobs._records
+    put_open = records.put_open
+
+    async def slow(record: JobRecord) -> None:
+        await put_open(record)
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(records, "put_open", slow)
+    async with make_client(service) as client:
+        await client.get("/api/jobs/unknown")  # from here on the runner runs
+        leaving = asyncio.create_task(client.post("/api/jobs", json={"prompt": "a", "num_images": 2}))
+        async with asyncio.timeout(5):
+            while not list(tmp_path.glob("pictures/jobs/open/*.json")):
+                await asyncio.sleep(0.005)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        async with asyncio.timeout(5):
+            while not service.finished:
+                await asyncio.sleep(0.005)
+        assert (await client.get("/imagine?prompt=a")).status_code == 429
     await service.jobs.close()
 
 
