@@ -104,6 +104,8 @@ class HttpTelemetry:
         self._instruments = instruments
         self._tracer: Tracer = tracer or NoTracer()
         self._in_flight = 0
+        # From the start on: that no replica reports it means that none runs, not that nobody has asked one yet.
+        instruments.record(metrics.HTTP_IN_FLIGHT, 0)
 
     def began(self) -> None:
         """A request has come."""

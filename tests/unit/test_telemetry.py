@@ -22,7 +22,7 @@ from serve_app.request import GenerationRequest, RequestDraft, new_request_id
 from serve_app.result import GenerationResult, ReplicaLoad, StepProgress
 from serve_app.settings import PoolSettings, Settings, StoreSettings
 from serve_app.store import PictureStore
-from serve_app.telemetry import DrawingTelemetry, RayInstruments, StoreTelemetry, here
+from serve_app.telemetry import DrawingTelemetry, HttpTelemetry, RayInstruments, StoreTelemetry, here
 from serve_app.tracing import NoTracer
 from tests.serve.monitoring import alerts
 
@@ -49,6 +49,15 @@ def test_kinds_of_errors() -> None:
 
 def test_outside_of_a_replica_nothing_is_recorded() -> None:
     assert not isinstance(here(), RayInstruments)
+
+
+def test_an_ingress_reports_before_its_first_request() -> None:
+    """The alert ``ImagineNoMetrics`` takes it for dead otherwise."""
+    instruments = MemoryInstruments()
+    HttpTelemetry(instruments)
+    assert instruments.gauges == {(metrics.HTTP_IN_FLIGHT.name,): 0}
+    (query,) = (query for name, query in alerts() if name == "ImagineNoMetrics")
+    assert query == f"absent({metrics.HTTP_IN_FLIGHT.exported})"
 
 
 @pytest.fixture
