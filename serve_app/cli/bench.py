@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,10 @@ def bench(
     from serve_app.load_test import PROMPTS, Load, run, summary
 
     try:
-        if rate <= 0 or duration_s <= 0:
-            raise ConfigurationError("--rate and --duration must be above 0")
+        if not (0 < rate < math.inf and 0 < duration_s < math.inf):
+            raise ConfigurationError("--rate and --duration must be above 0 and finite")
+        if plot is not None and not plot.parent.is_dir():
+            raise ConfigurationError(f"--plot: there is no folder {plot.parent}")
         width, height = parsed_size(size)
         fields: dict[str, str | int | float | None] = {
             "num_inference_steps": steps,
