@@ -56,11 +56,11 @@ class PacedInstruments:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Records all that was noted."""
+        """Records all that was noted, and every gauge again, since Ray forgets those not set for two of its reports."""
         with self._lock:
             noted: list[tuple[_Key, float]] = [*self._sums.items(), *self._last.items()]
             noted += [(key, value) for key, values in self._observed.items() for value in values]
-            self._sums, self._last, self._observed = {}, {}, {}
+            self._sums, self._observed = {}, {}
             kinds = dict(self._metrics)
         for key, value in noted:
             labels: Mapping[str, str] = dict(key[1])
@@ -69,6 +69,8 @@ class PacedInstruments:
             except (ValueError, TypeError, RuntimeError):
                 # What cannot be recorded, as a label that Ray refuses, must not take the rest along.
                 logger.exception("metric %s could not be recorded", key[0])
+                with self._lock:
+                    self._last.pop(key, None)
 
     def close(self) -> None:
         """Records what is left and ends the thread."""

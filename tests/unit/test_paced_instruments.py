@@ -32,6 +32,26 @@ def test_what_was_noted_is_recorded_once() -> None:
     paced.close()
 
 
+def test_a_gauge_is_recorded_for_as_long_as_its_process_lives() -> None:
+    """Ray exports a gauge for twenty seconds after it was set."""
+
+    class Counting(MemoryInstruments):
+        def record(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
+            recorded_values.append((metric, value))
+
+    recorded_values: list[tuple[Metric, float]] = []
+    paced = PacedInstruments(Counting(), NEVER_S)
+    paced.record(metrics.HTTP_IN_FLIGHT, 1)
+    paced.record(metrics.DRAWINGS, outcome="finished")
+    paced.flush()
+    paced.flush()
+    paced.record(metrics.HTTP_IN_FLIGHT, 0)
+    paced.flush()
+    paced.close()
+    assert [value for metric, value in recorded_values if metric is metrics.HTTP_IN_FLIGHT] == [1, 1, 0, 0]
+    assert [value for metric, value in recorded_values if metric is metrics.DRAWINGS] == [1]
+
+
 def test_labels_are_told_apart_whatever_their_order() -> None:
     recorded = MemoryInstruments()
     paced = PacedInstruments(recorded, NEVER_S)
@@ -75,15 +95,18 @@ def test_nothing_is_lost_between_threads() -> None:
 def test_what_cannot_be_recorded_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(MemoryInstruments):
         def record(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-            if metric is metrics.COST:
+            if metric in (metrics.COST, metrics.STORE_BYTES):
                 raise ValueError("no such label")
             super().record(metric, value, **labels)
 
     recorded = Broken()
     paced = PacedInstruments(recorded, NEVER_S)
     paced.record(metrics.COST, 1.0, pool="a", model="b")
+    paced.record(metrics.STORE_BYTES, 1.0)
     paced.record(metrics.DRAWINGS, outcome="finished")
+    paced.flush()
     paced.close()
+    assert caplog.text.count("imagine_store_bytes could not be recorded") == 1
     assert "imagine_cost could not be recorded" in caplog.text
     assert recorded.counters[("imagine_drawings", "finished")] == 1
 
