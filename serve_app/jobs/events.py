@@ -69,6 +69,7 @@ class EventLog:
         self._events: deque[JobEvent] = deque(maxlen=capacity)
         self._next_id = first_id
         self._changed = asyncio.Event()
+        self._closed = False
 
     @property
     def is_empty(self) -> bool:
@@ -95,6 +96,14 @@ class EventLog:
                     self._events[position] = replace(event, preview=None)
         self._events.append(JobEvent(self._next_id, progress, image_index, preview, record))
         self._next_id += 1
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing more will be added; readers are let go, whether they have seen an end or not."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -107,13 +116,15 @@ class EventLog:
         return [event for event in self._events if event.id > last_seen]
 
     async def follow(self, last_seen: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Events newer than `last_seen`, then each as it happens; ends after the last one of the job."""
+        """Events newer than `last_seen`, then each as it happens; ends after the last one, or when it is closed."""
         while True:
-            changed = self._changed
+            changed, closed = self._changed, self._closed
             for event in self.after(last_seen):
                 yield event
                 last_seen = event.id
             if last_seen == self.last_id and self._events and self._events[-1].record is not None:
                 return
-            # Of the time before the events were read: it is set when any was added since.
+            if closed:
+                return
+            # Both are of the time before the events were read: it is set when any was added since.
             await changed.wait()

@@ -319,6 +319,8 @@ class JobRunner:
             log.warning("Job %s is left for the next start: %s", job.record.id, error)
         finally:
             del self._jobs[job.record.id]
+            # Who reads comes again, and then reads of the job as it is taken up the next time.
+            job.log.close()
         if job.ended.is_set():
             self._ended[job.record.id] = job
         while len(self._ended) > _KEPT_IN_MEMORY:

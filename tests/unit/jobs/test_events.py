@@ -59,6 +59,7 @@ async def test_readers_of_any_speed_see_the_end() -> None:
         log.append(RUNNING)
         await asyncio.sleep(0.005)
     log.append(JobProgress(JobState.FINISHED), record=RECORD)
+    log.close()
     async with asyncio.timeout(5):
         fast, slow = await asyncio.gather(*readers)
     assert fast == list(range(1, 22))

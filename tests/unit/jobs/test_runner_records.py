@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import InvalidRequest, NotFound, StoreUnavailable
-from serve_app.jobs import IdempotencyKey, JobRunner, JobState
+from serve_app.jobs import IdempotencyKey, JobRecord, JobRunner, JobState
 from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order
 
 
@@ -120,6 +120,26 @@ async def test_nothing_is_left_of_a_job_when_the_store_comes_back(
     await ended(runner, (await runner.submit(order())).job.record.id)
     await eventually(lambda: _nothing_open(runner))
     assert (refused, len(service.drafts)) == (1, 1)
+
+
+async def test_readers_of_a_job_that_is_left_for_later_are_let_go(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = make_runner(max_age_s=0.2)
+
+    async def away(_: JobRecord) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as store:
+        store.setattr(runner._records, "put_done", away)
+        job_id = (await runner.submit(order())).job.record.id
+        async with asyncio.timeout(10):
+            events = [event async for event in runner.events(job_id)]
+    assert all(event.record is None for event in events)
+    assert (await ended(runner, job_id)).progress.state is JobState.FAILED
+    async with asyncio.timeout(10):
+        later = [event async for event in runner.events(job_id, events[-1].id)]
+    assert later[-1].kind == "failed"
 
 
 async def _nothing_open(runner: JobRunner) -> bool:
