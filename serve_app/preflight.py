@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import shutil
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,51 @@ def check_port(host: str, port: int, *, setting: str = "PORT") -> None:
         probe.settimeout(0.5)
         if probe.connect_ex((target, port)) == 0:
             raise ConfigurationError(f"port {port} on {target} is taken; {remedy}")
+
+
+def different_ports(**ports: int | None) -> set[int]:
+    """The ports that were asked for, each by the name of its setting.
+
+    Raises:
+        ConfigurationError: Two are the same: all are free until the first of them is listened on.
+    """
+    asked: dict[int, str] = {}
+    for setting, port in ports.items():
+        if port is None:
+            continue
+        if port in asked:
+            raise ConfigurationError(
+                f"{asked[port]} and {setting} are both {port}; choose another for one of them"
+            )
+        asked[port] = setting
+    return set(asked)
+
+
+def free_port(wanted: int | None, first: int, host: str, setting: str, asked: Collection[int]) -> int:
+    """The wanted port, or the first free one of twenty from the usual one on.
+
+    Args:
+        wanted: What was asked for; None leaves the choice.
+        first: The usual one.
+        host: Address to listen on.
+        setting: What a person changes to get another one.
+        asked: Ports that were asked for, here or for another part: not to be chosen, though nothing listens there yet.
+
+    Raises:
+        ConfigurationError: The wanted port, or every one of twenty, is taken.
+    """
+    if wanted is not None:
+        check_port(host, wanted, setting=setting)
+        return wanted
+    for port in range(first, first + 20):
+        if port in asked:
+            continue
+        try:
+            check_port(host, port)
+        except ConfigurationError:
+            continue
+        return port
+    raise ConfigurationError(f"ports {first} to {first + 19} are all taken; choose one with {setting}=...")
 
 
 def check_memory(model_bytes: int) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from serve_app.errors import ConfigurationError, ImagineError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 progress_console = Console(stderr=True)
 
@@ -51,6 +54,14 @@ def service_address(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no address such as http://127.0.0.1:8000")
     return url.rstrip("/") + "/"
+
+
+def wrong_setting(error: ValidationError) -> ConfigurationError:
+    """The first thing that is wrong with settings, by its name where it is one setting's."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigurationError(f"setting {where}: {message}" if where else message)
 
 
 def tell_error(error: ImagineError, *, as_json: bool = False) -> None:

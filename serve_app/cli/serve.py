@@ -15,11 +15,25 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serve_app.cli.options import Accelerator, AsJson, Dtype, Model, Revision, Threads, fail, progress_console
+from serve_app.cli.options import (
+    Accelerator,
+    AsJson,
+    Dtype,
+    Model,
+    Revision,
+    Threads,
+    fail,
+    progress_console,
+    wrong_setting,
+)
 from serve_app.errors import ConfigurationError, ImagineError
+
+POOL_OPTIONS = ("model", "accelerator", "revision", "dtype", "num_threads", "replicas")
+"""Each makes a pool of its own on the command line; without any of them ``IMAGINE_POOLS`` says what the pools are."""
 
 
 def serve(
+    context: typer.Context,
     host: Annotated[
         str, typer.Option(envvar=["IMAGINE_HOST", "HOST"], help="Address to listen on; 0.0.0.0 for all.")
     ] = "127.0.0.1",
@@ -87,7 +101,7 @@ def serve(
     """Start the service and its web page on this machine, print how to use them, and stop all of it on Ctrl-C."""
     from serve_app.local_page import FIRST_PORT, LocalPage, page_is_installed
     from serve_app.local_service import LocalService
-    from serve_app.preflight import check_port
+    from serve_app.preflight import check_port, different_ports, free_port
 
     started = time.monotonic()
     service: LocalService | None = None
@@ -101,26 +115,36 @@ def serve(
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     try:
+        pool = {
+            "model": model,
+            "accelerator": accelerator,
+            "revision": revision,
+            "dtype": dtype,
+            "num_threads": num_threads or _share_of_cores(replicas),
+            "min_replicas": replicas,
+            "max_replicas": replicas,
+        }
         settings = _serve_settings(
             config,
-            pool={
-                "model": model,
-                "accelerator": accelerator,
-                "revision": revision,
-                "dtype": dtype,
-                "num_threads": num_threads or _share_of_cores(replicas),
-                "min_replicas": replicas,
-                "max_replicas": replicas,
-            },
-            pictures=pictures,
+            pool=pool if _given(context, *POOL_OPTIONS) else None,
+            pictures=pictures if _given(context, "pictures") else None,
         )
         api_key = _own_key(settings)
+        with_page = ui and page_is_installed()
+        asked = different_ports(
+            PORT=port,
+            METRICS_PORT=metrics_port,
+            DASHBOARD_PORT=dashboard_port if dashboard else None,
+            UI_PORT=ui_port if with_page else None,
+        )
         check_port(host, port)
         if metrics_port is not None:
             check_port("0.0.0.0", metrics_port, setting="METRICS_PORT")
         base_url = f"http://{_reachable(host)}:{port}"
-        dashboard_on = _free_port(dashboard_port, 8265, "127.0.0.1", "DASHBOARD_PORT") if dashboard else None
-        page_on = _free_port(ui_port, FIRST_PORT, host, "UI_PORT") if ui and page_is_installed() else None
+        dashboard_on = (
+            free_port(dashboard_port, 8265, "127.0.0.1", "DASHBOARD_PORT", asked) if dashboard else None
+        )
+        page_on = free_port(ui_port, FIRST_PORT, host, "UI_PORT", asked) if with_page else None
         _check_models(settings)
         if page_on is not None:
             page = LocalPage(
@@ -168,28 +192,14 @@ def serve(
             progress_console.print("Stopped.")
 
 
-def _free_port(wanted: int | None, first: int, host: str, setting: str) -> int:
-    """The wanted port, or the first free one of twenty from the usual one on.
-
-    Raises:
-        ConfigurationError: The wanted port, or every one of twenty, is taken.
-    """
-    from serve_app.preflight import check_port
-
-    if wanted is not None:
-        check_port(host, wanted, setting=setting)
-        return wanted
-    for port in range(first, first + 20):
-        try:
-            check_port(host, port)
-        except ConfigurationError:
-            continue
-        return port
-    raise ConfigurationError(f"ports {first} to {first + 19} are all taken; choose one with {setting}=...")
+def _given(context: typer.Context, *names: str) -> bool:
+    """Whether one of these options was said, on the line or by its variable: what was not leaves other sources room."""
+    sources = [context.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name != "DEFAULT" for source in sources)
 
 
-def _serve_settings(config: Path | None, *, pool: dict[str, Any], pictures: str) -> Any:
-    """Settings from the file where one is given, else from the options."""
+def _serve_settings(config: Path | None, *, pool: dict[str, Any] | None, pictures: str | None) -> Any:
+    """Settings from the file where one is given, else from the options that are; the environment has the rest."""
     from pydantic import ValidationError
 
     from serve_app.settings import Settings, read_settings_file
@@ -198,11 +208,12 @@ def _serve_settings(config: Path | None, *, pool: dict[str, Any], pictures: str)
         if config is not None:
             settings = read_settings_file(config)
         else:
-            settings = Settings.model_validate({"pools": [pool], "store": {"url": pictures}})
+            settings = Settings.model_validate(
+                ({} if pool is None else {"pools": [pool]})
+                | ({} if pictures is None else {"store": {"url": pictures}})
+            )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"setting {where}: {first['msg']}") from None
+        raise wrong_setting(error) from None
     if "://" not in settings.store.url:
         settings.store.url = str(Path(settings.store.url).expanduser().resolve())
     return settings
