@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app import doctor
 from serve_app.doctor import Finding, State, examine
 from serve_app.errors import QueueFull
 from serve_app.fake_service import FakeImageService
@@ -102,6 +104,42 @@ async def test_pools_that_are_away_and_a_full_service(service: FakeImageService)
     service.is_ready, service.failure = True, QueueFull("full", 7.0)
     found = await _findings(service)
     assert "Try again in 7 s" in found["picture"].remedy
+
+
+@pytest.mark.parametrize(("code", "remedy"), [("queue_full", "again in 7 s"), ("store_unavailable", "store")])
+async def test_a_full_service_is_not_taken_for_a_broken_store(
+    service: FakeImageService, code: str, remedy: str
+) -> None:
+    def later_full(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path != "/api/text2image":
+            return answer
+        error = {"code": code, "message": "not now"}
+        return httpx.Response(503, json={"error": error}, headers={"retry-after": "7"})
+
+    found = await _findings(service, later_full)
+    assert remedy in found["picture by url"].remedy
+
+
+async def test_a_job_that_takes_too_long_is_not_taken_for_a_lost_connection(
+    service: FakeImageService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(*_: object) -> str:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60.0)
+        return ""
+
+    monkeypatch.setattr(doctor, "_job", endless)
+    found = await _findings(service)
+    assert found["job and its events"].found == "no answer in time"
+
+
+async def test_headers_that_a_gateway_takes_away_are_not_missed(service: FakeImageService) -> None:
+    def stripped(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        answer.headers.pop("x-pool", None)
+        return answer
+
+    found = await _findings(service, stripped)
+    assert found["same seed, same picture"].state is State.OK
 
 
 def _flat(value: int) -> bytes:
