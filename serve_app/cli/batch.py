@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve_app.cli.generate import parsed_size
-from serve_app.cli.options import AsJson, fail, leave, progress_console, service_address, tell_error
+from serve_app.cli.options import (
+    AsJson,
+    fail,
+    key_of,
+    leave,
+    progress_console,
+    service_address,
+    tell_error,
+)
 from serve_app.errors import ConfigurationError, ImagineError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -116,6 +124,7 @@ def batch(
         lines = read_prompts(_text(prompts), jsonl=jsonl, defaults=defaults)
         kept = BatchOutput(output, _pairs(store_option or []))
         base_url = service_address(url)
+        api_key = key_of(api_key)
     except (PromptsInvalid, InvalidRequest, ConfigurationError) as error:
         fail(error, as_json=as_json, status=BAD_INPUT)
     observer = _BarObserver() if progress_console.is_terminal else _LineObserver()

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from serve_app.cli.generate import parsed_size
-from serve_app.cli.options import AsJson, fail, progress_console, service_address
+from serve_app.cli.options import AsJson, fail, key_of, progress_console, service_address
 from serve_app.errors import ConfigurationError, ImagineError
 
 
@@ -66,6 +66,7 @@ def bench(
         query = {name: value for name, value in fields.items() if value is not None}
         load = Load(rate, duration_s, query, _prompts(prompts) or PROMPTS, timeout_s, seed)
         base_url = service_address(url)
+        api_key = key_of(api_key)
     except ImagineError as error:
         fail(error, as_json=as_json, status=2)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -83,14 +84,18 @@ def bench(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     figures = summary(load, samples)
-    if plot is not None:
-        from serve_app.load_plot import plot as drawn
-
-        plot.write_text(drawn(samples, f"{base_url} at {rate:g} requests/s"))
     if as_json:
         print(json.dumps(figures))
     else:
-        _tell(figures, plot)
+        _tell(figures)
+    if plot is not None:
+        from serve_app.load_plot import plot as drawn
+
+        try:
+            plot.write_text(drawn(samples, f"{base_url} at {rate:g} requests/s"))
+        except OSError as error:
+            fail(ConfigurationError(f"cannot write {plot} ({error.strerror})"))
+        progress_console.print(f"plot: {plot}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if figures["failed"] else 0)
 
 
@@ -111,7 +116,7 @@ def _prompts(file: Path | None) -> list[str]:
     return lines
 
 
-def _tell(figures: dict[str, Any], plot: Path | None) -> None:
+def _tell(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     out = Console()
@@ -143,5 +148,3 @@ def _tell(figures: dict[str, Any], plot: Path | None) -> None:
         out.print(f"cost: {figures['cost']:.6f}")
     if figures["sent_late_s"] and figures["sent_late_s"]["p99"] > 0.1:
         out.print("[yellow]This machine sent requests late; it may be the bottleneck.[/]")
-    if plot is not None:
-        out.print(f"plot: {plot}")

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from serve_app.cli.options import AsJson, fail, service_address
+from serve_app.cli.options import AsJson, fail, key_of, service_address
 from serve_app.errors import ConfigurationError
 
 _SIGNS = {
@@ -42,7 +42,7 @@ def doctor(
 ) -> None:
     """Check a running service from outside: address, pools, pictures, urls, errors, jobs and events through gateways.
 
-    Exit status 1 when something is wrong, 2 when the address is none.
+    Exit status 1 when something is wrong, 2 when the address or the key is none.
     """
     import httpx
 
@@ -50,6 +50,7 @@ def doctor(
 
     try:
         base_url = service_address(url)
+        api_key = key_of(api_key)
     except ConfigurationError as error:
         fail(error, as_json=as_json, status=2)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.options import Accelerator, AsJson, Dtype, Model, Revision, Threads, fail, progress_console
+from serve_app.cli.options import (
+    Accelerator,
+    AsJson,
+    Dtype,
+    Model,
+    Revision,
+    Threads,
+    fail,
+    progress_console,
+    wrong_setting,
+)
 from serve_app.errors import ImagineError, InvalidRequest
 
 
@@ -34,12 +44,17 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Draw without a server: the same model, engine and step maths in this process."""
+    from pydantic import ValidationError
+
     from serve_app.local_drawing import draw_locally
     from serve_app.request import RequestDraft, random_seed
     from serve_app.settings import PoolSettings
 
     try:
         width, height = parsed_size(size)
+        _check_bounds(
+            prompt=prompt, negative_prompt=negative_prompt, steps=steps, guidance=guidance, seed=seed
+        )
         draft = RequestDraft(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -61,6 +76,8 @@ def generate(
             }
         )
         drawn = draw_locally(draft, pool, output, console=progress_console)
+    except ValidationError as error:
+        fail(wrong_setting(error), as_json=as_json)
     except ImagineError as error:
         fail(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -71,6 +88,31 @@ def generate(
     else:
         for picture in drawn["images"]:
             print(f"{picture['path']}  seed {picture['seed']}  {picture['seconds']:.2f} s")
+
+
+def _check_bounds(**options: Any) -> None:
+    """Holds options against the bounds that the service's routes have.
+
+    Raises:
+        InvalidRequest: One is out of its bounds.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from serve_app.limits import GuidanceScale, NumInferenceSteps, PromptText, RequiredPrompt, Seed
+
+    kinds: dict[str, Any] = {
+        "prompt": RequiredPrompt,
+        "negative_prompt": PromptText,
+        "steps": NumInferenceSteps | None,
+        "guidance": GuidanceScale | None,
+        "seed": Seed | None,
+    }
+    for name, value in options.items():
+        try:
+            TypeAdapter(kinds[name]).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InvalidRequest(name.replace("_", "-"), message) from None
 
 
 def parsed_size(text: str | None) -> tuple[int | None, int | None]:

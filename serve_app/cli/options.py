@@ -56,6 +56,18 @@ def service_address(url: str) -> str:
     return url.rstrip("/") + "/"
 
 
+def key_of(text: str | None) -> str | None:
+    """An API key as it was given, without the end of line that files have; None where there is none.
+
+    Raises:
+        ConfigurationError: No key looks like that, and no header could carry it.
+    """
+    key = (text or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError("IMAGINE_API_KEY or --api-key holds characters that no key has")
+    return key or None
+
+
 def wrong_setting(error: ValidationError) -> ConfigurationError:
     """The first thing that is wrong with settings, by its name where it is one setting's."""
     first = error.errors()[0]

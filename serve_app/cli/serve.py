@@ -23,6 +23,7 @@ from serve_app.cli.options import (
     Revision,
     Threads,
     fail,
+    key_of,
     progress_console,
     wrong_setting,
 )
@@ -253,8 +254,8 @@ def _own_key(settings: Any) -> str | None:
     from serve_app.api_keys import ApiKeys
 
     ApiKeys(Path(settings.access.keys_file))
-    key = os.environ.get("IMAGINE_API_KEY", "").strip()
-    if not key:
+    key = key_of(os.environ.get("IMAGINE_API_KEY"))
+    if key is None:
         raise ConfigurationError(
             "access.keys_file is set: put one of its keys into IMAGINE_API_KEY, for the test picture and the web page"
         )
