@@ -47,9 +47,9 @@ class ServiceError(Exception):
         """Whether there is no service to talk to now: no answer, or a proxy's word for that.
 
         A proxy that already listens while the service is still starting knows none of its paths and says 404; the
-        service's own 404 has a code.
+        service's own 404 has a code, as has its 504 for a picture that took too long.
         """
-        return self.status in (0, 502, 504) or (self.status == 404 and not self.code)
+        return self.status in (0, 502) or (self.status in (404, 504) and not self.code)
 
     @property
     def is_unknown(self) -> bool:

@@ -47,8 +47,12 @@ def notice(error: ServiceError) -> Notice:
     message = error.message.strip().rstrip(".")
     if error.is_away:
         return Notice(f"The service does not answer ({message}). Nothing is lost: try again when it is back.")
+    if error.code == "picture_refused":
+        return Notice(f"{_first(message)}. Another prompt or seed may be drawn.")
     if error.status in (429, 503) and error.retry_after_s is not None:
         wait_s = max(1, math.ceil(error.retry_after_s))
+        if error.code == "rate_limit_exceeded":  # the service may have room: this page may not draw more
+            return Notice(f"{_first(message)}.", retry_after_s=wait_s)
         return Notice(f"The service is full: {_lower(message)}.", retry_after_s=wait_s)
     if error.status == 503:
         return Notice(f"The service cannot draw yet: {_lower(message)}. Try again in a moment.")

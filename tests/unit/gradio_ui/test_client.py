@@ -89,6 +89,13 @@ async def test_what_the_service_does_not_know_is_told_from_a_service_that_is_not
     assert not caught.value.is_away
 
 
+async def test_a_picture_that_took_too_long_is_told_from_a_service_that_is_not_there() -> None:
+    body = {"error": {"code": "deadline_exceeded", "message": "600 s are over", "field": None}}
+    with pytest.raises(ServiceError) as caught:
+        await service_that_answers(httpx.Response(504, json=body)).replay(b"")
+    assert not caught.value.is_away
+
+
 async def test_another_server_at_the_address_is_found_out() -> None:
     for answer in (httpx.Response(200, text="<html>"), httpx.Response(200, json={"pools": []})):
         with pytest.raises(ServiceError, match="not this service"):

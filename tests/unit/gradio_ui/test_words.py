@@ -19,6 +19,24 @@ from gradio_ui.words import duration, notice, state
             5,
         ),
         (
+            ServiceError("at most 5 pictures", status=429, code="rate_limit_exceeded", retry_after_s=9),
+            "At most 5 pictures.",
+            None,
+            9,
+        ),
+        (
+            ServiceError("no such pictures here", status=500, code="picture_refused"),
+            "No such pictures here. Another prompt or seed may be drawn.",
+            None,
+            None,
+        ),
+        (
+            ServiceError("600 s are over", status=504, code="deadline_exceeded"),
+            "It took too long: 600 s are over.",
+            None,
+            None,
+        ),
+        (
             ServiceError("width: 500 is not a multiple of 32 pixels", status=422, field="width"),
             "Size: 500 is not a multiple of 32 pixels.",
             "width",
