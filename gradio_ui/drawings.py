@@ -140,6 +140,7 @@ class Tab:
         self._drawings: dict[str, Drawing] = {}
         self._changed = asyncio.Event()
         self._submitting = 0
+        self._left = False
         self._active_at = time.monotonic()
         self.listeners = 0
 
@@ -165,24 +166,31 @@ class Tab:
             body = await self._service.submit(order)
         finally:
             self._submitting -= 1
-        return self._follow(Drawing(str(body["id"]), dict(order), keep, dict(body)))
+        drawing = self._follow(Drawing(str(body["id"]), dict(order), keep, dict(body)))
+        if self._left and not keep:  # the page closed while the service took its time
+            await self._service.cancel(drawing.id)
+        return drawing
 
-    async def attach(self, job_id: str, order: Mapping[str, Any], *, keep: bool) -> None:
-        """Follows a job that this browser had before. One that is not there any more is passed over.
+    async def attach(self, job_id: str, order: Mapping[str, Any], *, keep: bool) -> bool:
+        """Follows a job that this browser had before.
+
+        Returns:
+            Whether the service still knows it.
 
         Raises:
             ServiceError: The service does not answer.
         """
         if job_id in self._drawings or len(self.unfinished) >= MAX_UNFINISHED:
-            return
+            return True
         try:
             body = await self._service.job(job_id)
         except ServiceError as error:
             if error.is_unknown:
-                return
+                return False
             raise
         if job_id not in self._drawings:
             self._follow(Drawing(job_id, {**order, "prompt": body["prompt"]}, keep, body))
+        return True
 
     async def cancel(self, job_id: str) -> None:
         """Stops a drawing; asking again, or for one that is not this tab's, changes nothing.
@@ -209,7 +217,8 @@ class Tab:
                     if told.get(drawing.id) != drawing.version:
                         told[drawing.id] = drawing.version
                         yield drawing.view()
-                if not self.unfinished and time.monotonic() - self._active_at >= QUIET_S:
+                busy = self.unfinished or self._submitting
+                if not busy and time.monotonic() - self._active_at >= QUIET_S:
                     yield None
                     return
                 try:
@@ -221,6 +230,7 @@ class Tab:
 
     async def leave(self) -> None:
         """The page is gone: stops what was not asked to finish."""
+        self._left = True
         for drawing in self.unfinished:
             if not drawing.keep:
                 try:

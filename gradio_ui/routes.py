@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gradio_ui import script, words
 from gradio_ui.client import PictureFile, Service, ServiceError
+from gradio_ui.drawings import MAX_UNFINISHED
 from gradio_ui.form import can_draw
 from gradio_ui.picture_file import parameters
 from gradio_ui.tabs import Tabs
@@ -82,12 +83,15 @@ def router(service: Service, tabs: Tabs) -> APIRouter:
     @routes.post("/tabs/{tab_id}/attach")
     async def attach(tab_id: str, pending: list[Pending]) -> Response:
         _check(_TAB, tab_id)
+        gone = []
         try:
-            for job in pending[:16]:
-                await tabs.get(tab_id).attach(job.id, job.settings, keep=job.keep)
+            for job in pending[:MAX_UNFINISHED]:
+                if not await tabs.get(tab_id).attach(job.id, job.settings, keep=job.keep):
+                    gone.append(job.id)
         except ServiceError as error:
             return _refused(error)
-        return Response(status_code=204)
+        # What the service has forgotten the browser may forget too.
+        return JSONResponse({"gone": gone})
 
     @routes.delete("/tabs/{tab_id}/jobs/{job_id}")
     async def cancel(tab_id: str, job_id: str) -> Response:

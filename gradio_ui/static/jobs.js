@@ -122,9 +122,11 @@ imagine.mountStatus = (element, trigger) => {
     } catch {
       now = { ready: false, words: "This page has lost its connection" };
     }
-    if (words.textContent !== now.words) words.textContent = now.words;
+    const news = words.textContent !== now.words;
+    if (news) words.textContent = now.words;
     element.dataset.ready = String(now.ready);
-    if (now.ready && ready === false) trigger("ready");
+    // Another pool that can draw now is news too.
+    if (now.ready && (ready === false || (ready && news))) trigger("ready");
     ready = now.ready;
     setTimeout(look, now.ready ? 15000 : 2000);
   }

@@ -94,33 +94,50 @@ window.imagine = (() => {
   }
 
   let source = null;
+  let opened = 0;
+  let wanted = 0; // when it was last asked to listen
   function listen() {
+    wanted = Date.now();
     if (source && source.readyState !== EventSource.CLOSED) return;
     source = new EventSource(new URL(`tabs/${tab}/events`, root));
-    let opened = 0;
     source.addEventListener("open", () => {
       tell("connection", true);
       // The page's own server was away: it may not know what is being drawn any more.
       if (opened++ && drawings.size) attach([...drawings.values()]);
     });
     source.addEventListener("drawing", (event) => onDrawing(JSON.parse(event.data)));
-    source.addEventListener("quiet", () => source.close());
+    source.addEventListener("quiet", () => {
+      source.close();
+      // It was sent before the server knew of an order that is on its way.
+      if (Date.now() - wanted < 10000) listen();
+    });
     source.addEventListener("error", () => {
       if (drawings.size) tell("connection", false);
       if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
     });
   }
   async function attach(jobs) {
-    const body = jobs.map(({ id, settings, keep }) => ({ id, settings, keep }));
+    const some = jobs.slice(0, 16).map(({ id, settings, keep }) => ({ id, settings, keep }));
     try {
-      await fetch(new URL(`tabs/${tab}/attach`, root), {
+      const answer = await fetch(new URL(`tabs/${tab}/attach`, root), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
+        body: JSON.stringify(some),
       });
+      if (answer.ok) (await answer.json()).gone.forEach(forget);
+      else if (answer.status !== 422) throw new Error(answer.statusText); // the service, or this page's own server, is away
     } catch {
       setTimeout(() => attach(jobs), 3000);
+      return;
     }
+    listen();
+    if (jobs.length > 16) attach(jobs.slice(16));
+  }
+  // The service does not know a job any more.
+  function forget(id) {
+    const view = drawings.get(id) ?? { id, keep: false };
+    if (drawings.has(id)) onDrawing({ ...view, state: "failed", trouble: false, words: "The service does not know it any more." });
+    else remember(view);
   }
   const cancel = (id) => fetch(new URL(`tabs/${tab}/jobs/${id}`, root), { method: "DELETE" });
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -197,9 +197,9 @@ async def test_a_browser_finds_again_what_it_asked_to_finish(service: FakeServic
     drawing = await first.draw(ORDER, keep=True)
     await first.close()
     second = Tab(service)
-    await second.attach(drawing.id, ORDER, keep=True)
-    await second.attach(drawing.id, ORDER, keep=True)
-    await second.attach("f" * 32, ORDER, keep=True)  # long gone
+    assert await second.attach(drawing.id, ORDER, keep=True)
+    assert await second.attach(drawing.id, ORDER, keep=True)
+    assert not await second.attach("f" * 32, ORDER, keep=True)  # long gone
     views = await heard_until(second, "finished")
     assert {view["id"] for view in views} == {drawing.id}
     assert views[-1]["entries"][0]["prompt"] == "a cat"
@@ -226,3 +226,40 @@ async def test_a_listener_is_sent_home_when_nothing_happens(
     heard = [view async for view in Tab(service).listen()]
     assert heard[-1] is None
     assert all(view == {} for view in heard[:-1])
+
+
+class SlowToAccept(FakeService):
+    """Accepts an order only when it is told to, as a service whose keeper of jobs is being restarted."""
+
+    def __init__(self) -> None:
+        super().__init__(delay_s=0.01)
+        self.accepts = asyncio.Event()
+
+    async def submit(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        await self.accepts.wait()
+        return await super().submit(order)
+
+
+async def test_a_listener_stays_while_an_order_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio_ui.drawings.QUIET_S", 0.05)
+    service = SlowToAccept()
+    tab = Tab(service)
+    listening = asyncio.create_task(heard_until(tab, "finished"))
+    drawing = asyncio.create_task(tab.draw(ORDER, keep=False))
+    await asyncio.sleep(0.2)
+    service.accepts.set()
+    assert (await listening)[-1]["id"] == (await drawing).id
+    await service.aclose()
+
+
+async def test_an_order_that_was_on_its_way_when_the_page_closed_is_cancelled() -> None:
+    service = SlowToAccept()
+    tab = Tab(service)
+    orders = [asyncio.create_task(tab.draw(LONG, keep=keep)) for keep in (False, True)]
+    await asyncio.sleep(0)
+    await tab.leave()
+    service.accepts.set()
+    goes, _ = await asyncio.gather(*orders)
+    assert service.cancelled == [goes.id]
+    await tab.close()
+    await service.aclose()

@@ -121,7 +121,7 @@ async def test_events_are_what_a_browser_reads(
     monkeypatch.setattr("gradio_ui.drawings.QUIET_S", 0.05)
     job_id = await drawn(service)
     pending = [{"id": job_id, "settings": ORDER, "keep": True}]
-    assert (await client.post(f"tabs/{TAB}/attach", json=pending)).status_code == 204
+    assert (await client.post(f"tabs/{TAB}/attach", json=pending)).json() == {"gone": []}
     answer = await client.get(f"tabs/{TAB}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     blocks = [block for block in answer.text.split("\n\n") if block and not block.startswith(":")]
@@ -129,3 +129,14 @@ async def test_events_are_what_a_browser_reads(
     last = json.loads(blocks[-2].removeprefix("event: drawing\ndata: "))
     assert (last["id"], last["state"]) == (job_id, "finished")
     assert (await client.post(f"tabs/{TAB}/attach", json=[{"id": "../x"}])).status_code == 422
+
+
+async def test_a_browser_hears_which_of_its_jobs_the_service_has_forgotten(
+    service: FakeService, client: httpx.AsyncClient
+) -> None:
+    known, forgotten = await drawn(service), "f" * 32
+    pending = [{"id": job_id, "settings": ORDER} for job_id in (forgotten, known)]
+    answer = await client.post(f"tabs/{TAB}/attach", json=pending)
+    assert answer.json() == {"gone": [forgotten]}
+    service.away = True
+    assert (await client.post(f"tabs/{TAB}/attach", json=pending[:1])).status_code == 502
