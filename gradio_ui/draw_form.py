@@ -19,6 +19,10 @@ MAX_EXAMPLES = 8
 FASTEST = "FASTEST"
 """The choice of the pool that would be done first. Not a name that a pool can have: those have no capitals."""
 
+AS_SENT: Mapping[str, Any] = {"preprocess": False}
+"""Of events that take the form's values. Gradio would hold them against what it believes to be offered (nothing after
+a restart of this process) and answer with an error that nobody sees; the service names the field at fault."""
+
 _FORMATS = (("PNG, exact", "png"), ("WebP, small", "webp"), ("JPEG", "jpeg"))
 _NO_NOTICE: Mapping[str, Any] = {}
 
@@ -155,13 +159,13 @@ class DrawForm:
         # The page listens before its order is there, so that the first preview finds it listening.
         send = "(...values) => { imagine.listen(); return [...values.slice(0, -1), imagine.tab]; }"
         for happens in (self.button.click, self.prompt.submit):
-            happens(self.draw, inputs, self.notice, js=send, trigger_mode="multiple", **at_once)
+            happens(self.draw, inputs, self.notice, js=send, trigger_mode="multiple", **AS_SENT, **at_once)
         for button in self.examples:
             button.click(None, button, self.prompt, js="(text) => text")
         self.same.click(None, None, self.seed, js="() => imagine.lastSeed()")
         self.surprise.click(None, None, self.seed, js="() => ''")
         for choice in (self.model, self.pool):
-            choice.input(self.fill, self.chosen, self.offered, **at_once)
+            choice.input(self.fill, self.chosen, self.offered, **AS_SENT, **at_once)
 
     async def draw(
         self,
@@ -224,6 +228,8 @@ class DrawForm:
         if not own.model:
             return [gr.skip()] * len(self.offered)
         now = {"size": size, "steps": steps, "guidance": guidance, "scheduler": scheduler}
+        if own_values is None and model == own.model:
+            own_values = own.own_values()  # this process is younger than the page
         offer = own.keeping(own_values, now)
 
         def value(name: str) -> dict[str, Any]:

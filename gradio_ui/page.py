@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from gradio_ui.client import Service
-from gradio_ui.draw_form import DrawForm
+from gradio_ui.draw_form import AS_SENT, DrawForm
 from gradio_ui.script import when_there
 from gradio_ui.service_page import render
 from gradio_ui.settings import UiSettings
@@ -83,8 +83,8 @@ def page(settings: UiSettings, service: Service, tabs: Tabs) -> gr.Blocks:
         def use_here(event: gr.EventData) -> list[Any]:
             return form.using(event._data or {})
 
-        blocks.load(form.fill, form.chosen, form.offered, **_AT_ONCE)
-        status.ready(form.fill, form.chosen, form.offered, **_AT_ONCE)
+        blocks.load(form.fill, form.chosen, form.offered, **AS_SENT, **_AT_ONCE)
+        status.ready(form.fill, form.chosen, form.offered, **AS_SENT, **_AT_ONCE)
         for source in (jobs, gallery, replay):
             used = source.use(use_here, None, form.fields, **_AT_ONCE)
             if source is replay:

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import BrowserContext, Page, expect
 
+from gradio_ui.client import ServiceError
 from gradio_ui.fake_client import FAKE_POOL, FakeService
 from tests.running_service import free_port
 
@@ -131,3 +132,47 @@ def test_a_pool_that_comes_later_is_offered(new_context: Callable[..., BrowserCo
         expect(page.locator("#status")).to_contain_text("late-sdxl")
         page.get_by_role("button", name="More settings").click()
         expect(page.get_by_label("Model", exact=True)).to_be_visible()
+
+
+def test_an_open_page_draws_on_after_a_restart_of_its_server(
+    new_context: Callable[..., BrowserContext],
+) -> None:
+    port = free_port()
+    page = new_context().new_page()
+    with PageServer(FakeService(), port):
+        page.goto(f"http://127.0.0.1:{port}")
+        expect(page.locator("button.example:visible").first).to_be_visible()
+        page.get_by_role("button", name="More settings").click()
+        field = page.get_by_label("number input for Steps")
+        field.fill("9")
+        field.press("Tab")
+    with PageServer(FakeService(), port) as server:
+        page.get_by_label("Prompt", exact=True).fill("a boat")
+        page.get_by_role("button", name="Draw", exact=True).click()
+        expect(page.locator("ul.grid button.open")).to_have_count(1)
+        (order,) = server.service.orders
+        assert (order["prompt"], order["num_inference_steps"], order["scheduler"]) == ("a boat", 9, "euler")
+
+
+def test_settings_that_this_model_cannot_draw_are_sent_and_refused_in_words(
+    new_context: Callable[..., BrowserContext],
+) -> None:
+    port = free_port()
+    can = {**FAKE_POOL["capabilities"], "max_num_inference_steps": 50}
+    with PageServer(FakeService([{**FAKE_POOL, "capabilities": can}]), port) as server:
+        server.service.refusal = ServiceError(
+            "num_inference_steps: 120 is more than 50", status=422, field="num_inference_steps"
+        )
+        page = new_context().new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        # Drawn with another model, which knew this scheduler and so many steps.
+        shared = {"prompt": "old", "seed": 5, "width": 512, "height": 512, "format": "png", "thumbnail": ""}
+        entry = {"id": f"{7:032x}/0_0.png", "num_inference_steps": 120, "scheduler": "unipc", **shared}
+        page.evaluate("entry => localStorage.setItem('imagine-history', entry)", json.dumps([entry]))
+        page.reload()
+        expect(page.locator("button.example:visible").first).to_be_visible()
+        page.locator("ul.grid button.open").first.click()
+        page.get_by_role("button", name="Use these settings").click()
+        expect(page.get_by_label("Prompt", exact=True)).to_have_value("old")
+        page.get_by_role("button", name="Draw", exact=True).click()
+        expect(page.locator("#notice [role=alert]")).to_contain_text("Steps: 120 is more than 50.")

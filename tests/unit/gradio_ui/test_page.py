@@ -104,7 +104,8 @@ async def test_filling_again_keeps_what_a_person_has_changed() -> None:
     assert changes(await again(steps=999, own_values=state), made.steps) == 150
     assert changes(await again(scheduler="none such", own_values=state), made.scheduler) == scheduler
     assert changes(await again(steps=9, own_values=state | {"model": "other"}), made.steps) == 4
-    assert changes(await again(steps=9), made.steps) == 4
+    # A process that is younger than the page does not know what it offered then.
+    assert changes(await again(steps=9), made.steps) == "nothing"
 
 
 def test_settings_of_a_picture_fill_the_form_whatever_they_hold() -> None:
