@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from serve_app.errors import ConfigurationError
-from serve_app.limits import GuidanceScale, NumInferenceSteps
+from serve_app.limits import GuidanceScale, NumInferenceSteps, PixelSide
 
 BUNDLED_MODEL = "small-sdxl"
 """Name of the model that ships with the package."""
@@ -50,7 +50,7 @@ class CudaSettings(AcceleratorSettings):
     """
 
     compile: Literal["off", "blocks", "whole"] = "off"
-    warm_up_sizes: list[tuple[int, int]] = Field(default_factory=list)
+    warm_up_sizes: list[tuple[PixelSide, PixelSide]] = Field(default_factory=list)
     warm_up_rows: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
     max_graphs: Annotated[int, Field(ge=0, le=1024)] = 64
     attention: Literal["auto", "flash", "cudnn", "efficient"] = "auto"
@@ -163,8 +163,8 @@ class PoolSettings(BaseModel):
     price_per_hour: Annotated[float, Field(ge=0.0)] = 0.0
     num_inference_steps: NumInferenceSteps | None = None
     guidance_scale: GuidanceScale | None = None
-    default_size: tuple[int, int] | None = None
-    sizes: list[tuple[int, int]] = Field(default_factory=list)
+    default_size: tuple[PixelSide, PixelSide] | None = None
+    sizes: list[tuple[PixelSide, PixelSide]] = Field(default_factory=list)
     max_rows: Annotated[int, Field(ge=2, le=256)] = 8
     max_queued_images: Annotated[int, Field(ge=1)] = 64
     max_queue_s: Annotated[float, Field(gt=0)] = 600.0

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     ingress_ray_actor_options: dict[str, object] = Field(default_factory=dict)
     trust_forwarded_headers: bool = True
-    public_url: str | None = None
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/\s?#]+[^\s?#]*$")] | None = None
     log_format: Literal["text", "json"] = "text"
     log_prompts: bool = False
     picture_metadata: bool = True

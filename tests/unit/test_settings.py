@@ -118,6 +118,26 @@ def test_a_hub_token_comes_from_the_settings_or_a_named_variable(monkeypatch: py
     assert pool.token() == "secret"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"public_url": "pictures.example.com/serve"}, "public_url"),  # links in answers would be relative
+        ({"public_url": "https://pictures.example.com?a=1"}, "public_url"),
+        ({"pools": [{"sizes": [[512, 7]]}]}, "pools.0.sizes.0.1"),
+        ({"pools": [{"default_size": [0, -8]}]}, "pools.0.default_size.0"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_by_name(wrong: dict[str, object], where: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(wrong)
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])) == where
+
+
+def test_a_public_address_may_have_a_port_and_a_path() -> None:
+    for address in ("http://10.0.0.3:8000", "https://[::1]:8000/", "https://pictures.example.com/serve"):
+        assert Settings(public_url=address).public_url == address
+
+
 def test_a_default_size_is_one_of_the_sizes() -> None:
     with pytest.raises(ValidationError, match="is none of sizes"):
         PoolSettings(sizes=[(512, 512)], default_size=(1024, 1024))
