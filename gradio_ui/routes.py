@@ -180,7 +180,8 @@ def _picture_answer(file: PictureFile, headers: dict[str, str]) -> Response:
 
 
 def _refused(error: ServiceError) -> Response:
-    status = error.status if 400 <= error.status < 600 else 502
+    # A proxy's 404 means that nobody is there, not that something is not kept.
+    status = error.status if 400 <= error.status < 600 and not error.is_away else 502
     return JSONResponse(asdict(words.notice(error)), status_code=status)
 
 

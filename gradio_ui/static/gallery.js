@@ -50,6 +50,14 @@ imagine.mountGallery = (element, trigger) => {
     label();
   }
 
+  // An image does not say why it could not be loaded.
+  async function whyAbsent(entry) {
+    const answer = await fetch(imagine.pictureUrl(entry)).catch(() => null);
+    return answer?.status === 404
+      ? "The service no longer keeps the full picture. Its settings and seed draw it again."
+      : "The full picture cannot be had now, this is a small copy. Open it again when the service is back.";
+  }
+
   // --- one picture ---
   let current = null;
   function show(id) {
@@ -59,9 +67,11 @@ imagine.mountGallery = (element, trigger) => {
     const place = entries.indexOf(entry);
     const step = (by) => show(entries[place + by]?.id ?? id);
     const image = picture(entry);
-    const gone = h("p", { class: "notice", hidden: true },
-      "The service no longer keeps the full picture. Its settings and seed draw it again.");
-    image.addEventListener("error", () => { gone.hidden = false; }, { once: true });
+    const gone = h("p", { class: "notice", hidden: true });
+    image.addEventListener("error", async () => {
+      gone.textContent = await whyAbsent(entry);
+      gone.hidden = false;
+    }, { once: true });
     const button = (text, action, more = {}) => h("button", { type: "button", class: "quiet", onclick: action, ...more }, text);
     viewer.replaceChildren(
       h("div", { class: "actions top" },

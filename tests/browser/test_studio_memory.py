@@ -176,3 +176,21 @@ def test_settings_that_this_model_cannot_draw_are_sent_and_refused_in_words(
         expect(page.get_by_label("Prompt", exact=True)).to_have_value("old")
         page.get_by_role("button", name="Draw", exact=True).click()
         expect(page.locator("#notice [role=alert]")).to_contain_text("Steps: 120 is more than 50.")
+
+
+def test_a_picture_that_cannot_be_had_now_is_told_from_one_that_is_not_kept(
+    new_context: Callable[..., BrowserContext],
+) -> None:
+    port = free_port()
+    with PageServer(FakeService(), port) as server:
+        page = new_context().new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        entry = {"id": f"{7:032x}/0_0.png", "prompt": "old", "seed": 5, "width": 64, "height": 64}
+        page.evaluate("entry => localStorage.setItem('imagine-history', entry)", json.dumps([entry]))
+        page.reload()
+        shown = page.get_by_role("dialog", name="Picture", exact=True)
+        for away, words in ((True, "cannot be had now"), (False, "no longer keeps")):
+            server.service.away = away
+            page.locator("ul.grid button.open").click()
+            expect(shown.locator("p.notice")).to_contain_text(words)
+            shown.get_by_role("button", name="Close").click()

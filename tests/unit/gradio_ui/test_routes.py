@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from gradio_ui.client import PictureFile, ServiceError
 from gradio_ui.fake_client import FakeService
 from gradio_ui.routes import router
 from gradio_ui.tabs import Tabs
@@ -140,3 +141,13 @@ async def test_a_browser_hears_which_of_its_jobs_the_service_has_forgotten(
     assert answer.json() == {"gone": [forgotten]}
     service.away = True
     assert (await client.post(f"tabs/{TAB}/attach", json=pending[:1])).status_code == 502
+
+
+async def test_a_proxy_that_knows_no_path_is_no_picture_that_is_not_kept(
+    service: FakeService, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(job_id: str, name: str) -> PictureFile:
+        raise ServiceError("it answered 404 Not Found", status=404)
+
+    monkeypatch.setattr(service, "picture", nobody)
+    assert (await client.get(f"pictures/{'f' * 32}/0_0.png")).status_code == 502
