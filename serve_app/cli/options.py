@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 progress_console = Console(stderr=True)
+
+_NOT_JSON = re.compile(r'error parsing value for field "(\w+)" from source "EnvSettingsSource"')
+"""What pydantic-settings says of a variable; who set it never heard of a source of that name."""
 
 Accelerator = Annotated[
     str,
@@ -73,6 +77,8 @@ def wrong_setting(error: ValidationError) -> ConfigurationError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    if not_json := _NOT_JSON.fullmatch(message):
+        return ConfigurationError(f"the variable IMAGINE_{not_json[1].upper()} holds no valid JSON")
     return ConfigurationError(f"setting {where}: {message}" if where else message)
 
 

@@ -101,3 +101,5 @@ def test_what_is_wrong_with_settings_is_one_sentence(started: Started) -> None:
         started(IMAGINE_POOLS='[{"name": "a"}, {"name": "a"}]')
     with pytest.raises(AssertionError, match=r"imagine: setting pools\.0\.dtype: Input should be"):
         started("--dtype", "float8")
+    with pytest.raises(AssertionError, match="imagine: the variable IMAGINE_POOLS holds no valid JSON\n"):
+        started(IMAGINE_POOLS="[{name: a}]")
