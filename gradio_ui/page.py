@@ -77,8 +77,8 @@ def page(settings: UiSettings, service: Service, tabs: Tabs) -> gr.Blocks:
                 )
         clock = gr.Timer(REFRESH_S, active=False)
 
-        async def show_state() -> str:
-            return await render(service, settings)
+        async def show_state(request: gr.Request) -> str:
+            return await render(service, settings, request.headers.get("host", ""))
 
         def use_here(event: gr.EventData) -> list[Any]:
             return form.using(event._data or {})

@@ -8,12 +8,18 @@ from typing import Any
 
 from gradio_ui import words
 from gradio_ui.client import Service, ServiceError
-from gradio_ui.settings import UiSettings
+from gradio_ui.settings import UiSettings, is_loopback
 
 
-async def render(service: Service, settings: UiSettings) -> str:
-    """The page's HTML, also of a service that does not answer."""
-    links = _links(settings)
+async def render(service: Service, settings: UiSettings, visited: str = "") -> str:
+    """The page's HTML, also of a service that does not answer.
+
+    Args:
+        service: Tells of its pools.
+        settings: For the links.
+        visited: Host and port under which the browser has found the page; "" for this machine's own.
+    """
+    links = _links(settings, visited)
     try:
         pools = await service.pools()
     except ServiceError as error:
@@ -79,12 +85,15 @@ def _pictures(count: int | None) -> str | None:
     return "1 picture" if count == 1 else f"{count} pictures"
 
 
-def _links(settings: UiSettings) -> str:
+def _links(settings: UiSettings, visited: str) -> str:
     links = []
     if settings.public_url:
         links.append((f"{settings.public_url}/docs", "API docs"))
     if settings.dashboard_url:
         links.append((settings.dashboard_url, "Ray dashboard"))
+    if visited and not is_loopback(f"//{visited}"):
+        # This machine's own addresses lead elsewhere on another one.
+        links = [(url, text) for url, text in links if not is_loopback(url)]
     made = " ".join(
         f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
         for url, text in links

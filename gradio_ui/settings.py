@@ -81,4 +81,12 @@ def _header_text(key: str) -> str:
 
 def _if_here(service: str) -> str:
     """The address where browsers on this machine reach it too; "" for a name that only this network knows."""
-    return service if urlsplit(service).hostname in ("localhost", "127.0.0.1", "::1") else ""
+    return service if is_loopback(service) else ""
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address means the machine that it is opened on, whichever that is."""
+    try:
+        return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False

@@ -48,3 +48,13 @@ async def test_a_service_that_is_away_is_told_in_words() -> None:
     text = await render(service, SETTINGS)
     assert "does not answer" in text
     assert "API docs" in text
+
+
+async def test_links_to_this_machine_are_for_browsers_on_it() -> None:
+    here = UiSettings(public_url="http://127.0.0.1:8000", dashboard_url="http://127.0.0.1:8265")
+    elsewhere = UiSettings(public_url="https://pictures.example.com/serve")
+    for visited in ("", "127.0.0.1:7860", "localhost:7860", "[::1]:7860"):
+        assert (await render(FakeService(), here, visited)).count("<a ") == 2
+    for visited in ("10.0.0.3:7860", "pictures.example.com", "[no address"):
+        assert "<a " not in await render(FakeService(), here, visited)
+        assert (await render(FakeService(), elsewhere, visited)).count("<a ") == 1
