@@ -35,7 +35,8 @@ async def test_a_probe_may_ask_for_the_headers_alone(
 ) -> None:
     service.is_ready = False
     assert (await client.head(path)).status_code == (await client.get(path)).status_code
-    assert (await client.head("/imagine", params={"prompt": "a fox"})).status_code == 405  # would draw in vain
+    drawing = await client.head("/imagine", params={"prompt": "a fox"})
+    assert drawing.status_code == 405  # it would draw in vain
 
 
 async def test_readiness_by_pool(client: httpx.AsyncClient, service: FakeImageService) -> None:
