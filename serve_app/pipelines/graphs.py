@@ -30,6 +30,9 @@ Key = tuple[tuple[str, torch.Size, torch.dtype], ...]
 _TRIES_BEFORE_RECORDING = 1
 """Calls of a new shape that are made as usual: one that never comes again is not worth a recording."""
 
+_CALLS_BEFORE_TRYING_AGAIN = 200
+"""Calls of a shape that found no memory to be recorded, before it is tried once more."""
+
 _REMEMBERED_SHAPES = 4096
 
 
@@ -81,16 +84,15 @@ class Graphs:
             tensors: Its arguments, by their names.
 
         Raises:
-            torch.OutOfMemoryError: After all recordings were given up, so that a smaller call finds their memory.
+            torch.OutOfMemoryError: There was no memory for it even after all recordings were given up.
         """
         key = name, tuple((argument, one.shape, one.dtype) for argument, one in tensors.items())
         recording = self._recordings.get(key)
         if recording is None:
-            if not self._worth_recording(key):
-                return run(**tensors)
-            recording = self._recorded(key, run, tensors)
+            if self._worth_recording(key):
+                recording = self._recorded(key, run, tensors)
             if recording is None:
-                return run(**tensors)
+                return self._as_usual(run, tensors)
         self._recordings.move_to_end(key)
         _fill(recording, tensors)
         recording.replay()
@@ -100,6 +102,18 @@ class Graphs:
         """Gives all recordings and buffers up."""
         self._recordings.clear()
         self._buffers.clear()
+
+    def _as_usual(self, run: Run, tensors: dict[str, torch.Tensor]) -> Outputs:
+        """Without a recording. What finds no memory beside them is called once more when they are gone."""
+        try:
+            return run(**tensors)
+        except torch.OutOfMemoryError:
+            if not self._recordings:
+                raise
+        # Only here: the error holds all that the call had made.
+        log.warning("out of memory beside %d recorded calls: they are given up", len(self))
+        self.clear()
+        return run(**tensors)
 
     def _worth_recording(self, key: tuple[str, Key]) -> bool:
         if key in self._refused or not self._most:
@@ -113,26 +127,26 @@ class Graphs:
     def _recorded(
         self, key: tuple[str, Key], run: Run, tensors: dict[str, torch.Tensor]
     ) -> _Recording | None:
-        """None where the device refuses to record this; it is then called as usual for good."""
+        """None where the device refuses to record this, it is then called as usual for good; or for lack of memory."""
         while len(self._recordings) >= self._most:
             self._recordings.popitem(last=False)
         used = {id(buffer) for one in self._recordings.values() for buffer, _ in one.inputs.values()}
         self._buffers = {place: buffer for place, buffer in self._buffers.items() if id(buffer) in used}
         inputs = {}
-        for argument, tensor in tensors.items():
-            buffer = self._buffer(key[0], argument, tensor)
-            inputs[argument] = buffer, buffer.memory[: len(tensor)]
-            inputs[argument][1].copy_(tensor)
-            buffer.holds = None
-        fixed = {argument: rows for argument, (_, rows) in inputs.items()}
         try:
+            for argument, tensor in tensors.items():
+                buffer = self._buffer(key[0], argument, tensor)
+                inputs[argument] = buffer, buffer.memory[: len(tensor)]
+                inputs[argument][1].copy_(tensor)
+                buffer.holds = None
+            fixed = {argument: rows for argument, (_, rows) in inputs.items()}
             replay, outputs = self._record(lambda: run(**fixed))
-        except torch.OutOfMemoryError:
-            inputs.clear()
-            self.clear()
-            raise
-        except RuntimeError as error:  # the device's own error for what cannot be recorded
+        except RuntimeError as error:  # a lack of memory, or the device's own for what cannot be recorded
             log.warning("a call of the %s cannot be recorded, it is made step by step: %s", key[0], error)
+            if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+                self.clear()
+                self._seen[key] = -_CALLS_BEFORE_TRYING_AGAIN
+                return None
             if len(self._refused) >= _REMEMBERED_SHAPES:
                 self._refused.clear()
             self._refused.add(key)
