@@ -163,7 +163,7 @@ def model_defaults(folder: Path, pool: PoolSettings, *, size: tuple[int, int] | 
         num_inference_steps=pool.num_inference_steps or steps,
         guidance_scale=guidance if pool.guidance_scale is None else pool.guidance_scale,
         scheduler_name=find(class_name) or class_name,
-    )
+    ).limited_to(pool.sizes)
 
 
 def _usual_size(folder: Path) -> tuple[int, int]:

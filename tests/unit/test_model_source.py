@@ -52,6 +52,15 @@ def test_defaults_come_from_the_model_and_settings_win(folder: Path) -> None:
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (7, 0.0)
 
 
+def test_a_pools_only_sizes_hold_for_the_default_too(tiny_sdxl: Path) -> None:
+    pool = PoolSettings(model=str(tiny_sdxl), sizes=[(64, 96), (96, 64)])
+    defaults = model_defaults(tiny_sdxl, pool)
+    assert (defaults.width, defaults.height) == (64, 96), "the model's own is none of them"
+    pool = PoolSettings(model=str(tiny_sdxl), sizes=[(64, 96), (128, 128)])
+    defaults = model_defaults(tiny_sdxl, pool)
+    assert (defaults.width, defaults.height) == (128, 128)
+
+
 def test_an_incomplete_folder_is_named_with_the_remedy(folder: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ConfigurationError, match="download the model again"):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from serve_app.accelerators import cuda
 from serve_app.engine import Engine
 from serve_app.errors import ConfigurationError
+from serve_app.pipelines import cuda_loading
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.request import GenerationRequest
+from serve_app.settings import PoolSettings
 from tests.unit.pipelines.cuda_stand_in import NAMES, load, small, worst
 from tests.unit.pipelines.drawing import Ends, Picture, array, busy, draw_alone
 
@@ -124,6 +127,13 @@ def test_the_batch_is_told_again_only_when_it_changes(fast: SdxlPipeline) -> Non
     assert fast._joined[1] is told
     fast.denoise_step(states[:2])
     assert fast._joined[1] is not told
+
+
+def test_what_is_made_ready_can_be_asked_for(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(cuda_loading, "_make_ready", lambda pipeline, ready, rows: sizes.extend(ready))
+    cuda.stand_in(PoolSettings(model=str(tiny_sdxl), accelerator="cuda", sizes=[(64, 96)]))
+    assert sizes == [(64, 96)], "the model's own size, which the pool refuses, was made ready"
 
 
 class TestMemory:
