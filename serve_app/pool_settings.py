@@ -43,7 +43,8 @@ class CudaSettings(AcceleratorSettings):
             25 MB for each row in flight of a full-size SDXL.
         vae_dtype: Compute type of the VAE. ``auto``: the UNet's, but bfloat16 where the model says that its VAE
             overflows in float16 (float32 on devices without bfloat16).
-        vae_tiling_above_px: Decode pictures of more pixels in overlapping tiles: less memory, slightly other pictures.
+        vae_tiling_above_px: Decode pictures of more pixels in overlapping tiles of at most so many: less memory,
+            slightly other pictures.
         cpu_offload: Keep in host memory what is not in use: the text ``encoders``, or ``all`` layers one by one.
         fp8: Compute the UNet's large linear layers in 8 bits; needs a device that knows the type, and ``fused_layers``.
         skip_guidance_after: Share of a picture's steps after which it is no longer guided.

@@ -6,6 +6,7 @@ CPU just so, which is how tests and ``make bench-cuda ARGS="--device cpu --tiny"
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class FastVae:
     Args:
         vae: Its decoder compiled in place, or not.
         graphs: Where calls are recorded.
-        tiling_above_px: Pixels above which a picture is decoded in tiles; None never does.
+        tiling_above_px: Pixels above which a picture is decoded in tiles of at most so many; None never does.
         pixels_per_latent: Pixels of one latent.
         compiled: Which shapes were compiled; None where nothing was.
     """
@@ -210,6 +211,8 @@ class FastVae:
         self._vae = vae
         self._graphs = graphs
         self._most_latents = None if tiling_above_px is None else tiling_above_px / pixels_per_latent
+        if self._most_latents is not None:
+            _tile(vae, math.isqrt(int(self._most_latents)))
         self._compiled = compiled
         self.config = vae.config
         self.dtype: torch.dtype = vae.dtype
@@ -228,6 +231,21 @@ class FastVae:
     def _run(self, latents: torch.Tensor) -> tuple[torch.Tensor]:
         with nullcontext() if self._compiled is None else self._compiled.context(latents):
             return (self._vae.decode(latents, return_dict=False)[0],)
+
+
+def _tile(vae: Any, most: int) -> None:
+    """Makes a VAE's tiles no larger than the pictures that are decoded whole, or their memory would be no smaller.
+
+    diffusers' are as large as what the VAE was trained on, which for SDXL is a whole picture of 1024x1024.
+
+    Args:
+        vae: An `AutoencoderKL`.
+        most: Latents of a side.
+    """
+    side = most - most % 4  # a quarter of a tile lies over the next one
+    if side < vae.tile_latent_min_size:
+        pixels = vae.tile_sample_min_size // vae.tile_latent_min_size
+        vae.tile_latent_min_size, vae.tile_sample_min_size = side, side * pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from serve_app.accelerators import cuda
 from serve_app.engine import Engine
 from serve_app.errors import ConfigurationError
 from serve_app.pipelines import cuda_loading
+from serve_app.pipelines.cuda_parts import FastVae
+from serve_app.pipelines.graphs import Graphs, record_by_repeating
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.request import GenerationRequest
 from serve_app.settings import PoolSettings
@@ -213,6 +216,21 @@ class TestVae:
     def test_bfloat16_stays_near(self, tiny_sdxl: Path, expected: Picture) -> None:
         drawn = array(draw_alone(load(tiny_sdxl, vae_dtype="bfloat16"), small()))
         assert 0 < worst(drawn, expected) <= 12
+
+    def test_no_tile_is_larger_than_what_is_decoded_whole(self, tiny_sdxl: Path) -> None:
+        vae = load(tiny_sdxl)._vae._vae
+        vae.tile_sample_min_size, vae.tile_latent_min_size = 1024, 128  # as SDXL's own
+        graphs = Graphs(record_by_repeating, most=0, max_rows=1)
+        fast = FastVae(vae, graphs, tiling_above_px=600 * 512, pixels_per_latent=64, compiled=None)
+        tiles: list[int] = []
+        vae.decoder.register_forward_pre_hook(
+            lambda _, arguments: tiles.append(64 * math.prod(arguments[0].shape[-2:]))
+        )
+        with torch.inference_mode():
+            (image,) = fast.decode(torch.zeros(1, 4, 128, 72))
+        assert image.shape[-2:] == (1024, 576)
+        assert max(tiles) <= 600 * 512
+        assert len(tiles) < 10, "tiles are as large as they may be"
 
     def test_large_pictures_are_decoded_in_tiles(self, tiny_sdxl: Path) -> None:
         pipeline = load(tiny_sdxl, vae_tiling_above_px=512 * 512)
