@@ -77,27 +77,16 @@ def _check(folder: Path, pool: PoolSettings) -> None:
 
 def _from_hub(pool: PoolSettings) -> ModelSource:
     """A hub id: its folder in the local cache, or ``hub`` when the hub confirms that it can be downloaded."""
-    import huggingface_hub
     from huggingface_hub import errors
 
-    token = pool.token()
+    if (cached := cached_folder(pool)) is not None:
+        try:
+            _check(cached, pool)
+            return ModelSource(pool.model, "hub cache", cached)
+        except ConfigurationError:
+            pass  # not completely: ask the hub
     try:
-        cached = huggingface_hub.snapshot_download(
-            pool.model, revision=pool.revision, local_files_only=True, token=token
-        )
-        folder = Path(cached)
-        _check(folder, pool)
-        return ModelSource(pool.model, "hub cache", folder)
-    except (errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError, ConfigurationError):
-        pass  # not (completely) in the cache: ask the hub
-    try:
-        files = {
-            sibling.rfilename
-            for sibling in huggingface_hub.HfApi(token=token)
-            .model_info(pool.model, revision=pool.revision, timeout=HUB_TIMEOUT_S)
-            .siblings
-            or ()
-        }
+        files = hub_files(pool)
     except errors.GatedRepoError:
         raise ConfigurationError(
             f"{pool.model} is gated: accept its terms on the hub and set HF_TOKEN to a token that may read it"
@@ -110,7 +99,7 @@ def _from_hub(pool: PoolSettings) -> ModelSource:
         raise ConfigurationError(
             f"the hub knows no model {pool.model!r}, or it is private; correct MODEL or set HF_TOKEN"
         ) from None
-    except _network_failures():
+    except network_failures():
         raise ConfigurationError(
             f"{pool.model} is not in the local cache and the hub cannot be reached from here; connect this machine, "
             f"copy the model into a folder and set MODEL to it, or use the bundled model (MODEL={BUNDLED_MODEL})"
@@ -120,7 +109,38 @@ def _from_hub(pool: PoolSettings) -> ModelSource:
     return ModelSource(pool.model, "hub", None)
 
 
-def _network_failures() -> tuple[type[Exception], ...]:
+def hub_files(pool: PoolSettings) -> frozenset[str]:
+    """Names of the files that the hub has of the pool's model.
+
+    The hub's own package waits without end for an answer where a firewall swallows the question.
+
+    Raises:
+        Exception: One of `network_failures`; those of a model that is not there are among them.
+    """
+    import huggingface_hub
+
+    told = huggingface_hub.HfApi(token=pool.token()).model_info(
+        pool.model, revision=pool.revision, timeout=HUB_TIMEOUT_S
+    )
+    return frozenset(sibling.rfilename for sibling in told.siblings or ())
+
+
+def cached_folder(pool: PoolSettings) -> Path | None:
+    """The model's folder in the hub's cache, complete or not; None where there is none."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                pool.model, revision=pool.revision, local_files_only=True, token=pool.token()
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError):
+        return None
+
+
+def network_failures() -> tuple[type[Exception], ...]:
     """What asking the hub may raise, with those of whichever HTTP client its package uses (it does not wrap them)."""
     from huggingface_hub import errors
 

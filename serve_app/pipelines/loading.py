@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from serve_app.capabilities import ModelDefaults
 from serve_app.errors import ConfigurationError
 from serve_app.model_files import local_folder, require, weight_files
-from serve_app.model_source import model_defaults
+from serve_app.model_source import cached_folder, hub_files, model_defaults, network_failures
 from serve_app.pipelines.group_norm import use_channels_last
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.pipelines.shared_cores import SharedCores
@@ -25,6 +26,10 @@ from serve_app.pipelines.weights import read_model
 from serve_app.settings import PoolSettings
 
 log = logging.getLogger(__name__)
+
+_PART_OF_SEVERAL = r"(?:-\d{5}-of-\d{5})?"
+_UNET_WEIGHTS = re.compile(rf"unet/\w+{_PART_OF_SEVERAL}(?:\.(\w+?))?{_PART_OF_SEVERAL}\.safetensors")
+"""A file's name on the hub; its group is the variant."""
 
 
 def load_sdxl(
@@ -136,20 +141,61 @@ def quiet() -> None:
 
 
 def download(pool: PoolSettings) -> Path:
-    """The model from the hub, or from its cache; only the files that are needed."""
-    token = pool.token()
+    """The model from the hub, only the files that are needed; from its cache where the hub does not answer.
+
+    Raises:
+        ConfigurationError: It is in neither.
+    """
+    try:
+        variant = _variant_on_hub(pool, hub_files(pool))
+    except network_failures() as error:
+        return from_cache(pool, error)
     try:
         return Path(
             StableDiffusionXLPipeline.download(
                 pool.model,
                 revision=pool.revision,
-                variant=pool.variant,
-                token=token,
+                variant=variant,
+                token=pool.token(),
                 use_safetensors=True,
             )
         )
-    except (OSError, ValueError) as error:  # the hub's and the network's errors are OSErrors
+    except network_failures() as error:
         raise not_downloadable(pool, error) from error
+    except ValueError as error:
+        raise not_downloadable(pool, error) from error
+
+
+def from_cache(pool: PoolSettings, error: Exception) -> Path:
+    """The model's folder in the hub's cache, where asking the hub ended with `error`.
+
+    Raises:
+        ConfigurationError: It is not there.
+    """
+    folder = cached_folder(pool)
+    if folder is None:
+        raise not_downloadable(pool, error) from error
+    log.warning("the hub does not answer, %s is taken from its cache: %s", pool.model, first_line(error))
+    return folder
+
+
+def _variant_on_hub(pool: PoolSettings, files: Iterable[str]) -> str | None:
+    """The variant to download: the pool's own, or ``fp16`` where the hub has nothing else.
+
+    Raises:
+        ConfigurationError: The hub does not have it.
+    """
+    found = {match[1] for match in map(_UNET_WEIGHTS.fullmatch, files) if match}
+    if None not in found and pool.variant is None and "fp16" in found:
+        return "fp16"
+    if pool.variant not in found:
+        there = sorted(name or "without a variant" for name in found)
+        raise ConfigurationError(
+            f"the model {pool.model} cannot be downloaded: the hub has no safetensors weights of its UNet"
+            + (f" of variant {pool.variant}" if pool.variant else "")
+            + (f", only: {', '.join(there)}; correct variant" if there else ": take another model")
+        )
+    return pool.variant
 
 
 def not_downloadable(pool: PoolSettings, error: Exception) -> ConfigurationError:

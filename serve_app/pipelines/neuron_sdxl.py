@@ -23,9 +23,9 @@ from diffusers.configuration_utils import FrozenDict
 
 from serve_app.errors import ConfigurationError
 from serve_app.model_files import check_host_memory, local_folder
-from serve_app.model_source import model_defaults
+from serve_app.model_source import hub_files, model_defaults, network_failures
 from serve_app.neuron_model import COMPILER, CORES, CompiledModel, largest_graph_bytes, read_compiled
-from serve_app.pipelines.loading import first_line, not_downloadable, quiet
+from serve_app.pipelines.loading import first_line, from_cache, not_downloadable, quiet
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.settings import PoolSettings
 
@@ -290,7 +290,7 @@ class _TextEncoder:
 
 
 def _download(pool: PoolSettings) -> Path:
-    """The compiled model from the hub or its cache.
+    """The compiled model from the hub, or from its cache where the hub does not answer.
 
     Raises:
         ConfigurationError: The hub cannot be reached or has no such model, or it is not compiled: that is said before
@@ -298,6 +298,10 @@ def _download(pool: PoolSettings) -> Path:
     """
     import huggingface_hub
 
+    try:
+        hub_files(pool)  # what follows would wait without end for a hub that does not answer
+    except network_failures() as error:
+        return from_cache(pool, error)
     token = pool.token()
     try:
         config = huggingface_hub.hf_hub_download(
@@ -313,5 +317,7 @@ def _download(pool: PoolSettings) -> Path:
                 pool.model, revision=pool.revision, token=token, allow_patterns=list(_NEEDED_FILES)
             )
         )
-    except (OSError, ValueError) as error:  # the hub's and the network's errors are OSErrors
+    except network_failures() as error:
+        raise not_downloadable(pool, error) from error
+    except ValueError as error:
         raise not_downloadable(pool, error) from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from serve_app import model_files
+from serve_app import model_files, model_source
 from serve_app.errors import ConfigurationError
-from serve_app.pipelines.loading import load_sdxl
+from serve_app.pipelines import loading, neuron_sdxl
+from serve_app.pipelines.loading import download, load_sdxl
 from serve_app.settings import PoolSettings
 
 
@@ -74,6 +77,71 @@ def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match="hub cannot be reached"):
         load("some-owner/some-model")
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The cache of a hub that takes connections and says nothing, as behind some firewalls."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(model_source, "HUB_TIMEOUT_S", 0.2)
+        yield tmp_path / "cache"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("take", [download, neuron_sdxl._download])
+def test_a_hub_that_does_not_answer_is_not_waited_for(
+    silent_hub: Path, tiny_sdxl: Path, take: Callable[[PoolSettings], Path]
+) -> None:
+    pool = PoolSettings(model="some-owner/some-model")
+    with pytest.raises(ConfigurationError, match="hub cannot be reached"):
+        take(pool)
+    commit = "a" * 40
+    repository = silent_hub / "models--some-owner--some-model"
+    shutil.copytree(tiny_sdxl, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert take(pool) == repository / "snapshots" / commit
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "taken"),
+    [
+        (["unet/diffusion_pytorch_model.safetensors"], None, None),
+        (["unet/model.fp16.safetensors", "unet/model.safetensors"], None, None),
+        (["unet/diffusion_pytorch_model.fp16.safetensors"], None, "fp16"),
+        (["unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors"], None, "fp16"),
+        (["unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], "fp16", "fp16"),
+        (["unet/diffusion_pytorch_model-00001-of-00002.safetensors"], None, None),
+    ],
+)
+def test_the_hub_too_is_asked_for_fp16_files_where_it_has_only_those(
+    monkeypatch: pytest.MonkeyPatch, there: list[str], wanted: str | None, taken: str | None
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(loading, "hub_files", lambda pool: frozenset(there))
+
+    def stock_download(model: str, *, variant: str | None, **options: object) -> str:
+        asked.append(variant)
+        return "folder"
+
+    monkeypatch.setattr("diffusers.StableDiffusionXLPipeline.download", stock_download)
+    download(PoolSettings(model="some-owner/some-model", variant=wanted))
+    assert asked == [taken]
+
+
+def test_a_variant_that_the_hub_does_not_have_is_no_matter_of_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        loading, "hub_files", lambda pool: {"unet/model.safetensors", "unet/model.bf16.safetensors"}
+    )
+    with pytest.raises(ConfigurationError, match="of variant fp16, only: bf16, without a variant"):
+        download(PoolSettings(model="some-owner/some-model", variant="fp16"))
+    monkeypatch.setattr(loading, "hub_files", lambda pool: {"unet/diffusion_pytorch_model.bin"})
+    with pytest.raises(ConfigurationError, match="no safetensors weights of its UNet: take another"):
+        download(PoolSettings(model="some-owner/some-model"))
 
 
 def test_only_fp16_files(copy: Path) -> None:
