@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ _WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _WITHOUT_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 NEURON_GRAPH = "model.neuron"
 """File name of a part's graph in a model compiled for AWS Neuron."""
+
+_HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 
 _MEMORY_MARGIN = 1.1  # beside the weights: buffers while loading, activations of a small picture
 
@@ -34,9 +37,14 @@ def local_folder(model: str, model_dirs: Sequence[str] = ()) -> Path | None:
     folder = MODELS_DIR / BUNDLED_MODEL if model == BUNDLED_MODEL else Path(model).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise ConfigurationError(
+            f"{model} is a file: give a folder in diffusers layout, as "
+            "StableDiffusionXLPipeline.from_single_file(...).save_pretrained(...) of diffusers makes of a single file"
+        )
     if model == BUNDLED_MODEL:
         raise ConfigurationError(f"the bundled model is missing from {folder}: install the package again")
-    if model.startswith(("/", ".", "~")) or model.count("/") != 1:
+    if not _HUB_ID.fullmatch(model):
         raise ConfigurationError(
             f"there is no model folder {model}: give a folder in diffusers layout, "
             f"a hub id such as stabilityai/sdxl-turbo, or {BUNDLED_MODEL}"

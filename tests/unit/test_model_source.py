@@ -68,8 +68,17 @@ def test_an_incomplete_folder_is_named_with_the_remedy(folder: Path) -> None:
 
 
 def test_what_is_neither_folder_nor_id_is_refused() -> None:
-    for model in ("/no/such/folder", "nothing", "./a/b", "a/b/c"):
+    for model in ("/no/such/folder", "nothing", "./a/b", "a/b/c", "models/my model", "~/x", "a/b--c"):
         with pytest.raises(ConfigurationError, match="there is no model folder"):
+            locate_model(PoolSettings(model=model))
+
+
+def test_a_single_file_is_told_from_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "my-sdxl.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    for model in ("models/my-sdxl.safetensors", str(tmp_path / "models" / "my-sdxl.safetensors")):
+        with pytest.raises(ConfigurationError, match="is a file: give a folder .*from_single_file"):
             locate_model(PoolSettings(model=model))
 
 
