@@ -21,6 +21,8 @@ NEURON_GRAPH = "model.neuron"
 
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*/[\w.-]+", re.ASCII)
 
+_LATENT_CHANNELS = 4  # diffusers' own default of UNets and VAEs
+
 _MEMORY_MARGIN = 1.1  # beside the weights: buffers while loading, activations of a small picture
 
 
@@ -70,10 +72,17 @@ def check_folder(folder: Path, variant: str | None) -> None:
             f"{folder} is compiled for Neuron: use accelerator neuron, or the model it was compiled from"
         )
     check_parts(folder, (*_WITHOUT_WEIGHTS, *_WITH_WEIGHTS))
+    takes = read_json(folder / "unet" / "config.json").get("in_channels", _LATENT_CHANNELS)
+    made = read_json(folder / "vae" / "config.json").get("latent_channels", _LATENT_CHANNELS)
+    if takes != made:
+        raise ConfigurationError(
+            f"{folder} draws over pictures that it is given (inpainting or editing: its UNet takes {takes} channels "
+            f"for its VAE's {made}): only models that draw from text alone can be served"
+        )
     for name in _WITH_WEIGHTS:
         part = folder / name
         read_json(part / "config.json")
-        files = weight_files(part, variant)
+        files = _files_of(part, variant)
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ConfigurationError(
@@ -122,7 +131,7 @@ def count_weights(folder: Path, variant: str | None) -> int:
     Raises:
         ConfigurationError: A file is damaged.
     """
-    files = (file for name in _WITH_WEIGHTS for file in weight_files(folder / name, variant))
+    files = (file for name in _WITH_WEIGHTS for file in _files_of(folder / name, variant))
     return sum(_count_weights(file) for file in files)
 
 
@@ -168,6 +177,11 @@ def weight_files(part: Path, variant: str | None) -> list[Path]:
         if whole.is_file():
             return [whole]
     return []
+
+
+def _files_of(part: Path, variant: str | None) -> list[Path]:
+    """`weight_files`, and as in diffusers those without the variant where a part has none of it; but for the UNet."""
+    return weight_files(part, variant) or ([] if part.name == "unet" else weight_files(part, None))
 
 
 def _count_weights(file: Path) -> int:

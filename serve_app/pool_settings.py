@@ -102,7 +102,8 @@ class PoolSettings(BaseModel):
         model_dirs: Folders that are looked into before the hub: a hub id ``a/b`` is taken from ``{folder}/a/b`` where
             that exists on the replica's node, such as a volume or a part of the image.
         revision: Hub revision to pin (commit, tag or branch).
-        variant: Weight file variant such as ``fp16``; None tries ``fp16`` files where only those exist.
+        variant: Weight file variant such as ``fp16``; None tries ``fp16`` files where only those exist. Parts beside
+            the UNet that have no files of it are taken without.
         hub_token: Hub token for gated models; the environment's ``HF_TOKEN`` is read by the hub's own code.
         hub_token_env: Environment variable with the token where the replica runs, such as one from a Secret.
         dtype: Compute type; ``auto`` is the accelerator's choice for this machine.

@@ -17,8 +17,10 @@ from serve_app.pipelines.loading import download, load_sdxl
 from serve_app.settings import PoolSettings
 
 
-def load(model: object) -> None:
-    load_sdxl(PoolSettings(model=str(model)), device=torch.device("cpu"), dtype=torch.float32)
+def load(model: object, variant: str | None = None) -> None:
+    load_sdxl(
+        PoolSettings(model=str(model), variant=variant), device=torch.device("cpu"), dtype=torch.float32
+    )
 
 
 @pytest.fixture
@@ -149,6 +151,26 @@ def test_only_fp16_files(copy: Path) -> None:
         file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
     assert model_files.choose_variant(copy, None) == "fp16"
     load(copy)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_part_without_the_variant_is_taken_as_it_is(copy: Path, variant: str | None) -> None:
+    """As where somebody has put another VAE in."""
+    for file in copy.rglob("*.safetensors"):
+        if file.parent.name != "vae":
+            file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    load(copy, variant)
+    for file in (copy / "vae").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ConfigurationError, match="vae has no safetensors weights"):
+        load(copy, variant)
+
+
+def test_a_model_that_draws_over_pictures(copy: Path) -> None:
+    config = copy / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 9'))
+    with pytest.raises(ConfigurationError, match="inpainting or editing: its UNet takes 9 channels"):
+        load(copy)
 
 
 def test_a_hub_id_is_taken_from_the_first_model_dir_that_has_it(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_single_file_is_told_from_a_hub_id(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "models" / "my-sdxl.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     for model in ("models/my-sdxl.safetensors", str(tmp_path / "models" / "my-sdxl.safetensors")):
-        with pytest.raises(ConfigurationError, match="is a file: give a folder .*from_single_file"):
+        with pytest.raises(ConfigurationError, match=r"is a file: give a folder .*from_single_file"):
             locate_model(PoolSettings(model=model))
 
 
