@@ -138,9 +138,13 @@ def _place(stock: Any, device: torch.device, pool: PoolSettings) -> None:
     if pool.cuda.cpu_offload == "none":
         on_device, offloaded = on_device | offloaded, {}
     elif pool.cuda.cpu_offload == "all":
-        on_device, offloaded = {}, on_device | offloaded
+        # What is offloaded learns the order of its layers from its first call as a whole, and notes every layer until
+        # then: a VAE is never called as a whole. Its encoder is never called at all.
+        on_device = {"post_quant_conv": stock.vae.post_quant_conv}
+        offloaded |= {"unet": stock.unet, "decoder": stock.vae.decoder}
     for part in on_device.values():
-        move(part, device, pool)
+        if part is not None:  # some VAEs have no such convolution
+            move(part, device, pool)
     if not offloaded:
         return
     from diffusers.hooks import apply_group_offloading

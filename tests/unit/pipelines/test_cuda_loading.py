@@ -82,6 +82,21 @@ def test_no_option_changes_the_picture(tiny_sdxl: Path, expected: Picture, optio
         assert worst(array(draw_alone(pipeline, small())), expected) <= 2
 
 
+def test_what_is_offloaded_is_called_as_a_whole(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: dict[int, bool] = {}
+
+    def offload(part: torch.nn.Module, **options: Any) -> None:
+        called[id(part)] = False
+        part.register_forward_hook(lambda module, *_: called.update({id(module): True}))
+
+    monkeypatch.setattr("diffusers.hooks.apply_group_offloading", offload)
+    draw_alone(load(tiny_sdxl, cpu_offload="all"), small())
+    assert len(called) == 4
+    assert all(called.values()), (
+        "diffusers would note its layers without end and never copy the next one ahead"
+    )
+
+
 @pytest.mark.parametrize("options", [{"guidance_embedding": True, "scheduler": "LCMScheduler"}], ids=str)
 def test_models_with_other_inputs(make_model: MakeModel, options: dict[str, Any]) -> None:
     folder = make_model(**options)
