@@ -18,7 +18,7 @@ from serve_app.pipelines.eight_bits import to_eight_bits
 from serve_app.pipelines.fused_layers import fuse_layers
 from serve_app.pipelines.fused_operations import check_kernels
 from serve_app.pipelines.graphs import CudaRecorder, Graphs, record_by_repeating
-from serve_app.pipelines.loading import load_stock, move
+from serve_app.pipelines.loading import first_line, load_stock, move
 from serve_app.pipelines.sdxl import SdxlPipeline
 from serve_app.request import GenerationRequest
 from serve_app.settings import CudaSettings, PoolSettings
@@ -40,6 +40,16 @@ def load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
     Raises:
         ConfigurationError: The model, the settings or the device cannot work.
     """
+    try:
+        return _load_on(pool, device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"the model {pool.model} and what is made ready for it do not fit into the device's memory "
+            f"({first_line(error)}): take a larger device, or set cuda.vae_tiling_above_px, then cuda.cpu_offload"
+        ) from error
+
+
+def _load_on(pool: PoolSettings, device: torch.device) -> SdxlPipeline:
     began = time.monotonic()
     cuda, on_cuda = pool.cuda, device.type == "cuda"
     dtype = _dtype(pool, device)

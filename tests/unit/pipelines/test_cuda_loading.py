@@ -215,6 +215,16 @@ class TestMemory:
             drawn: Any = end.ends[0]
             assert worst(array(drawn), alone) <= 1
 
+    def test_a_model_that_leaves_no_room_to_be_made_ready_is_refused_with_the_remedy(
+        self, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scarce(unet: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+        monkeypatch.setattr(cuda_loading, "TextStates", scarce)
+        with pytest.raises(ConfigurationError, match=r"allocate 1\.00 GiB\): .* cuda\.cpu_offload"):
+            load(tiny_sdxl)
+
 
 class TestVae:
     def test_its_type_follows_what_the_model_says(self, make_model: MakeModel, tmp_path: Path) -> None:
