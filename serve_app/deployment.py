@@ -60,7 +60,7 @@ class Bridge:
         self._loop = loop
         self._progress = progress
         self.events: asyncio.Queue[
-            tuple[StepProgress, Pixels | None] | tuple[int, Pixels, StageSeconds] | ImagineError
+            tuple[StepProgress, Pixels | None] | tuple[int, Pixels, StageSeconds] | BaseException
         ] = asyncio.Queue()
 
     def on_progress(self, progress: StepProgress, preview: Pixels | None) -> None:
@@ -75,6 +75,11 @@ class Bridge:
     def on_failure(self, index: int, error: ImagineError) -> None:
         """A picture has failed."""
         self._loop.call_soon_threadsafe(self.events.put_nowait, error)
+
+    def on_file(self, file: asyncio.Task[GeneratedImage]) -> None:
+        """A picture's file is there, or will not be: then nobody needs the other pictures. On the event loop."""
+        if not file.cancelled() and (error := file.exception()) is not None:
+            self.events.put_nowait(error)
 
 
 class Replica:
@@ -207,7 +212,7 @@ class Replica:
                     if event is nobody_waits:
                         ticket.cancel()  # at once, though the call itself ends later
                         await self._callers.part()
-                    if isinstance(event, ImagineError):
+                    if isinstance(event, BaseException):
                         raise event
                     if len(event) == 2:
                         step, preview = event
@@ -215,6 +220,7 @@ class Replica:
                         continue
                     # Encoding runs beside the pictures still being drawn.
                     files.append(asyncio.create_task(self._encoded(request, *event)))
+                    files[-1].add_done_callback(bridge.on_file)
                 images = await asyncio.gather(*files)
         except Exception as error:
             failure = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,18 @@ async def test_a_refused_picture_never_leaves_and_others_do() -> None:
         steps = [event for event in events if isinstance(event, StepProgress)]
         assert steps
         assert all(step.preview is None for step in steps)
+    finally:
+        replica.close()
+
+
+async def test_after_a_refused_picture_the_others_of_its_request_are_not_drawn() -> None:
+    replica = Replica(POOL, "fake", safety=WORD)
+    try:
+        replica._engine.pipeline._step_s = 0.02  # type: ignore[attr-defined]
+        before = (await replica.stats()).images_done
+        with pytest.raises(PictureRefused):
+            await last_of(replica, replace(request("a cat"), num_images=16, num_inference_steps=20))
+        assert (await replica.stats()).images_done - before < 16
     finally:
         replica.close()
 
