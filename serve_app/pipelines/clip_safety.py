@@ -7,7 +7,8 @@ on the hub as the folder ``safety_checker`` of the first Stable Diffusion models
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -37,12 +38,23 @@ class ClipSafetyChecker:
         image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
         inputs = self._processor(images=image, return_tensors="pt")
         # One at a time: two forward passes beside the denoising would only take its cores away twice.
-        with self._turn, torch.inference_mode():
+        with self._turn, _on_one_core(), torch.inference_mode():
             # It blackens what it refuses in the array that it is given, which is thrown away.
             _, refused = self._model(clip_input=inputs.pixel_values, images=[np.array(image)])
         return (
             "the safety checker refused this picture; another prompt or seed may help" if refused[0] else None
         )
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """The calling thread: a replica on a CPU has no threads to spare beside its cores, see `SharedCores`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load(

@@ -10,6 +10,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from serve_app.errors import ConfigurationError
+from serve_app.pipelines import clip_safety
 from serve_app.result import Pixels
 from serve_app.safety import load_checker
 from serve_app.settings import SafetySettings
@@ -44,6 +45,24 @@ def test_what_is_near_a_concept_is_refused(tmp_path: Path, threshold: float, ref
         )
     )
     assert (checker.reason_to_refuse(RED, "a fox") is not None) is refused
+
+
+def test_it_takes_one_core_from_those_that_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = clip_safety.load(str(model(tmp_path, 2.0)), subfolder="safety_checker", local_files_only=True)
+    forward, threads = checker._model.forward, []
+
+    def counted(**inputs: object) -> object:
+        threads.append(torch.get_num_threads())
+        return forward(**inputs)
+
+    monkeypatch.setattr(checker._model, "forward", counted)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        checker.reason_to_refuse(RED, "a fox")
+        assert (threads, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("missing", ["all", "safetensors"])
