@@ -15,6 +15,9 @@ from serve_app.errors import ConfigurationError
 
 FIRST_PORT = 7860
 START_TIMEOUT_S = 120.0
+LIVED_S = 60.0
+"""A page that ends by itself sooner than this would only do so again."""
+
 _STOP_S = 3.0
 
 
@@ -46,9 +49,12 @@ class LocalPage:
             "UI_PARENT_PID": str(os.getpid()),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._given_up = False
 
     def start(self) -> None:
         """Starts the process and returns at once: it loads for some seconds while Ray starts too."""
+        self._started_at = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gradio_ui"],
             env=dict(self._environment),
@@ -79,6 +85,22 @@ class LocalPage:
                 pass  # it does not listen yet
             time.sleep(0.1)
         raise ConfigurationError(f"the web page did not answer at {url} within {START_TIMEOUT_S:.0f} s")
+
+    def revive(self) -> str | None:
+        """Starts the process again where it has ended by itself, but not one that ends as soon as it runs.
+
+        Returns:
+            What has happened, in a sentence for a person; None where nothing has.
+        """
+        assert self._process is not None, "not started"
+        status = self._process.poll()
+        if status is None or self._given_up:
+            return None
+        if time.monotonic() - self._started_at < LIVED_S:
+            self._given_up = True
+            return f"The web page has ended with status {status}, and is not started again. The service goes on."
+        self.start()
+        return f"The web page has ended with status {status}, and is started again."
 
     def stop(self) -> None:
         """Stops the process; drawings go on in the service."""

@@ -14,7 +14,7 @@ from typing import Self
 
 import psutil
 
-from serve_app.errors import ConfigurationError
+from serve_app.errors import ConfigurationError, PoolUnavailable
 from serve_app.haproxy import INSIDE, haproxy_environment
 from serve_app.ray_environment import environment_for_ray, environment_of_one_service
 from serve_app.settings import Settings
@@ -25,6 +25,9 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 
 STOP_S = 9.0
 """Bound on stopping everything."""
+
+_RAYS_OWN = ("gcs_server", "raylet")
+"""Ray's processes that nothing replaces on a machine of its own."""
 
 
 class LocalService:
@@ -59,6 +62,7 @@ class LocalService:
         self._resources = resources
         self._metrics_port = metrics_port
         self._temp_dir: Path | None = None
+        self._own: list[psutil.Process] = []
         self.dashboard_url: str | None = None
         self.metrics_url: str | None = None
 
@@ -102,6 +106,7 @@ class LocalService:
                 )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise ConfigurationError(f"Ray did not start: {error} (logs: {self._temp_dir})") from error
+        self._own = [p for p in psutil.Process().children() if p.name() in _RAYS_OWN]
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         (node,) = ray.nodes()
         self.metrics_url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
@@ -123,6 +128,15 @@ class LocalService:
             serve.run(application, name=APP_NAME, route_prefix="/")
         except RuntimeError as error:
             raise ConfigurationError(self._deploy_failure(str(error))) from error
+
+    def check(self) -> None:
+        """Looks whether Ray still runs, without asking it.
+
+        Raises:
+            PoolUnavailable: It does not, so nothing is served and nothing will be.
+        """
+        if not all(_runs(process) for process in self._own):
+            raise PoolUnavailable(f"a process of Ray has ended by itself (logs: {self.log_dir})")
 
     def _num_cpus(self) -> int:
         """What Ray hands out: this machine's cores, or more where the pools ask for more (it is only a count)."""
@@ -176,6 +190,13 @@ class LocalService:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(process: psutil.Process, action: str) -> None:

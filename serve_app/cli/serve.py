@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -102,6 +103,7 @@ def serve(
     """Start the service and its web page on this machine, print how to use them, and stop all of it on Ctrl-C."""
     from serve_app.local_page import FIRST_PORT, LocalPage, page_is_installed
     from serve_app.local_service import LocalService
+    from serve_app.local_watch import keep_up
     from serve_app.preflight import check_port, different_ports, free_port
 
     started = time.monotonic()
@@ -171,8 +173,7 @@ def serve(
                 page.wait_until_ready(page_url)
         seconds = time.monotonic() - started
         _announce(base_url, page_url, settings, service, first, seconds, as_json=as_json)
-        while True:
-            signal.pause()
+        keep_up(service, page, partial(progress_console.print, soft_wrap=True))
     except KeyboardInterrupt:
         progress_console.print("Stopping ...")
     except ImagineError as error:

@@ -166,7 +166,9 @@ def test_settings_of_a_picture_come_back_into_the_form(desk: Studio) -> None:
     desk.draw("a blue mushroom")
     desk.number("Steps", 4)
     desk.prompt.fill("something else")
-    desk.open_newest().get_by_role("button", name="Use these settings").click()
+    dialog = desk.open_newest()
+    assert desk.fact("Steps") == "7"
+    dialog.get_by_role("button", name="Use these settings").click()
     expect(desk.prompt).to_have_value("a blue mushroom")
     expect(desk.page.get_by_label("number input for Steps")).to_have_value("7")
     expect(desk.page.get_by_label("Seed", exact=True)).not_to_have_value("")
