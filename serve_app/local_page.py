@@ -98,7 +98,9 @@ class LocalPage:
             return None
         if time.monotonic() - self._started_at < LIVED_S:
             self._given_up = True
-            return f"The web page has ended with status {status}, and is not started again. The service goes on."
+            return (
+                f"The web page has ended with status {status}, and is not started again. The service goes on."
+            )
         self.start()
         return f"The web page has ended with status {status}, and is started again."
 
