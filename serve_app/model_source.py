@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,8 @@ def host_bytes(source: ModelSource, pool: PoolSettings, bytes_per_weight: int) -
 def model_defaults(folder: Path, pool: PoolSettings, *, size: tuple[int, int] | None = None) -> ModelDefaults:
     """Size, steps and guidance of a model, from its own config files; the pool's settings win.
 
-    Size is the UNet's ``sample_size`` times the VAE's downscale. A model counts as distilled to few steps when its
-    noise scheduler is LCM's, or spaces its timesteps ``trailing`` (SDXL-Turbo, Lightning, Hyper and the bundled
-    model do; undistilled SDXL uses ``leading``): then 4 steps without guidance.
+    Size is the UNet's ``sample_size`` times the VAE's downscale. A model that counts as distilled to few steps has 4
+    steps without guidance; see `_is_distilled`.
 
     Args:
         folder: The model in diffusers layout.
@@ -173,7 +173,7 @@ def model_defaults(folder: Path, pool: PoolSettings, *, size: tuple[int, int] | 
     """
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     class_name = str(scheduler.get("_class_name", "EulerDiscreteScheduler"))
-    distilled = class_name.startswith(("LCM", "TCD")) or scheduler.get("timestep_spacing") == "trailing"
+    distilled = _is_distilled(class_name, scheduler)
     steps = FEW_STEPS if distilled else BASE_STEPS
     guidance = 0.0 if distilled else BASE_GUIDANCE_SCALE
     width, height = size or pool.default_size or _usual_size(folder)
@@ -184,6 +184,19 @@ def model_defaults(folder: Path, pool: PoolSettings, *, size: tuple[int, int] | 
         guidance_scale=guidance if pool.guidance_scale is None else pool.guidance_scale,
         scheduler_name=find(class_name) or class_name,
     ).limited_to(pool.sizes)
+
+
+def _is_distilled(class_name: str, scheduler: Mapping[str, Any]) -> bool:
+    """Whether a noise scheduler's config is that of a model distilled to few steps: LCM's, or ``trailing``.
+
+    SDXL-Turbo, Lightning and Hyper space their timesteps ``trailing``, undistilled SDXL ``leading``. Models of zero
+    terminal SNR need ``trailing`` for any number of steps (https://arxiv.org/abs/2305.08891, section 3.3), so one of
+    these is distilled where it says so itself. That key is private, as diffusers understands it: it keeps it, and reads
+    over it.
+    """
+    if class_name.startswith(("LCM", "TCD")) or scheduler.get("_distilled"):
+        return True
+    return scheduler.get("timestep_spacing") == "trailing" and not scheduler.get("rescale_betas_zero_snr")
 
 
 def _usual_size(folder: Path) -> tuple[int, int]:

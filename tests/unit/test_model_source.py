@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.errors import ConfigurationError
 from serve_app.model_source import ModelSource, host_bytes, local_models, locate_model, model_defaults
-from serve_app.settings import PoolSettings
+from serve_app.settings import BUNDLED_MODEL, MODELS_DIR, PoolSettings
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def folder(tiny_sdxl: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_sdxl, tmp_path / "model"))
 
 
-def _scheduler(folder: Path, name: str, spacing: str) -> None:
-    config = {"_class_name": name, "timestep_spacing": spacing}
+def _scheduler(folder: Path, name: str, spacing: str, **more: object) -> None:
+    config = {"_class_name": name, "timestep_spacing": spacing, **more}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
 
 
@@ -50,6 +50,18 @@ def test_defaults_come_from_the_model_and_settings_win(folder: Path) -> None:
     chosen = model_defaults(folder, own)
     assert (chosen.width, chosen.height) == (768, 512)
     assert (chosen.num_inference_steps, chosen.guidance_scale) == (7, 0.0)
+
+
+def test_a_model_of_zero_terminal_snr_is_not_taken_to_be_distilled(folder: Path) -> None:
+    zero_snr = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    _scheduler(folder, "EulerDiscreteScheduler", "trailing", **zero_snr)
+    base = model_defaults(folder, PoolSettings(model=str(folder)))
+    assert (base.num_inference_steps, base.guidance_scale) == (30, 5.0)
+    _scheduler(folder, "EulerDiscreteScheduler", "trailing", **zero_snr, _distilled=True)
+    few = model_defaults(folder, PoolSettings(model=str(folder)))
+    assert (few.num_inference_steps, few.guidance_scale) == (4, 0.0)
+    bundled = model_defaults(MODELS_DIR / BUNDLED_MODEL, PoolSettings())
+    assert (bundled.num_inference_steps, bundled.guidance_scale) == (4, 0.0)
 
 
 def test_a_pools_only_sizes_hold_for_the_default_too(tiny_sdxl: Path) -> None:

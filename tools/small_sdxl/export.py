@@ -103,8 +103,12 @@ def export(workspace: Workspace, folder: Path) -> int:
         _write_json(folder / name / "config.json", _diffusers_config(module, class_name))
         save_file(_halves(module), folder / name / WEIGHTS, FORMAT)
     scheduler = _diffusers_config(new_scheduler(), "EulerDiscreteScheduler")
-    # For who draws with DDIM, which would otherwise clip latents as if they were pixels.
-    _write_json(folder / "scheduler" / "scheduler_config.json", {**scheduler, "clip_sample": False})
+    # `clip_sample` for who draws with DDIM, which would otherwise clip latents as if they were pixels. The private key
+    # since a model of zero terminal SNR says by nothing else that it needs few steps (`serve_app.model_source`).
+    _write_json(
+        folder / "scheduler" / "scheduler_config.json",
+        {**scheduler, "clip_sample": False, "_distilled": True},
+    )
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(workspace.tokenizer(), folder / name)
     _write_json(
