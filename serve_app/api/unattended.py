@@ -33,7 +33,8 @@ OnDisconnect = Literal["cancel", "finish"]
 
 ON_DISCONNECT = (
     "When the connection closes early: `cancel` stops the drawing; `finish` draws to the end, and keeps the pictures "
-    "at /images/{X-Request-Id}/0_0.png and so on, where the request's X-Request-Id is a random UUID (version 4)."
+    "at /images/{X-Request-Id}/0_0.png and so on, where the request's X-Request-Id is a random UUID (version 4), "
+    "in small letters there."
 )
 
 
@@ -47,7 +48,7 @@ async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDiscon
     """The id under which pictures are kept whether or not the caller stays; None: the drawing stops when it leaves.
 
     The caller must know the id before the answer, so it is the ``X-Request-Id``, provided nobody can guess it:
-    a UUID of version 4 as it is usually written. Otherwise a fresh one, which only the log tells.
+    a UUID of version 4, in small letters however it was written. Otherwise a fresh one, which only the log tells.
 
     Raises:
         InvalidRequest: Pictures are stored under that id already; nobody may replace them.
@@ -55,7 +56,7 @@ async def keep_as(request: Request, store: PictureStore, on_disconnect: OnDiscon
     """
     if on_disconnect != "finish":
         return None
-    offered = request_id_of(request)
+    offered = request_id_of(request).lower()  # `uuidgen` of macOS writes capitals
     if _UUID4.fullmatch(offered) is None:
         return new_request_id()
     if await store.holds(offered):

@@ -121,6 +121,17 @@ async def test_finishing_replaces_no_picture(client: httpx.AsyncClient) -> None:
     assert response.json()["error"]["field"] == "X-Request-Id"
 
 
+async def test_an_id_in_capitals_is_the_same_id(client: httpx.AsyncClient, service: FakeImageService) -> None:
+    service.delay_s = 0.1
+    picture_id = str(uuid.uuid4())
+    options = {"json": {**SMALL, "on_disconnect": "finish"}}
+    headers = {"X-Request-Id": picture_id.upper()}
+    await _leave_while_drawing(client, service, "POST", "/generate", headers, options)
+    async with asyncio.timeout(10):
+        while (await client.get(f"/images/{picture_id}/0_0.png")).status_code == 404:
+            await asyncio.sleep(0.02)
+
+
 async def test_an_id_that_can_be_guessed_keeps_nothing_under_it(
     client: httpx.AsyncClient, service: FakeImageService
 ) -> None:
