@@ -7,16 +7,13 @@ import contextlib
 import logging
 import time
 import weakref
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
-
-import stamina
+from typing import Any
 
 from serve_app.errors import InvalidRequest, NotFound, PoolUnavailable, StoreUnavailable
-from serve_app.jobs.body import job_body
 from serve_app.jobs.drawing import FIRST_PAUSE_S, Drawer, JobDrawing
+from serve_app.jobs.ending import JobEnding
 from serve_app.jobs.events import JobEvent, JobProgress
 from serve_app.jobs.job import Job, ended_progress
 from serve_app.jobs.keeper import JobOrder, JobView, Submission
@@ -40,10 +37,7 @@ RECOVERY_TIMEOUT_S = 10.0
 _SWEEPS_PER_RETENTION = 100
 _NOT_BEGUN = (JobState.QUEUED, JobState.STARTING)
 _KEPT_IN_MEMORY = 256
-_REMOVING_S = 300.0  # a store that takes everything but removals must not fill the memory
 _TAKEN_UP_AT_ONCE = 16
-
-Written = TypeVar("Written")
 
 
 class JobRunner:
@@ -70,17 +64,16 @@ class JobRunner:
     ) -> None:
         self._settings = settings.jobs
         self._sweep_interval_s = settings.store.sweep_interval_s
-        self._urls = PictureUrls(settings.access)
         self._drawer = drawer
         self._records = JobRecordStore(settings.store, settings.jobs)
         self._webhooks = webhooks or Webhooks(settings.jobs)
+        self._ending = JobEnding(settings.jobs, self._records, self._webhooks, PictureUrls(settings.access))
         self._turns = Turns(settings.jobs.max_running, self._show_positions)
         self._drawing = JobDrawing(settings, drawer, pictures, self._turns, first_pause_s=first_pause_s)
         self._jobs: dict[str, Job] = {}  # something is left to do for them
         self._ended: dict[str, Job] = {}  # the last ones, for readers who are a little late
         self._accepting: dict[str, str] = {}  # and whose they are
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._end_times: deque[float] = deque(maxlen=16)
         self._recovered = asyncio.Event()
         self._caretaker: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
@@ -254,7 +247,7 @@ class JobRunner:
                 most,
                 whose=whose,
                 webhook=order.webhook_url is not None,
-                retry_after_s=self._seconds_per_job(),
+                retry_after_s=self._ending.seconds_per_job(),
             )
 
     async def _accepted_before(self, order: JobOrder) -> JobView | None:
@@ -286,13 +279,6 @@ class JobRunner:
         except (PoolUnavailable, TimeoutError):
             return  # nobody can tell now; should it turn out to be impossible, the job fails with the reason
 
-    def _seconds_per_job(self) -> float:
-        """How often a job has ended of late: then there is room for another."""
-        if len(self._end_times) < 2:
-            return 5.0
-        interval = (self._end_times[-1] - self._end_times[0]) / (len(self._end_times) - 1)
-        return min(60.0, max(1.0, interval))
-
     def _begin(self, record: JobRecord) -> Job:
         job = Job(record, self._settings.event_buffer)
         ahead = sum(other.progress.state in _NOT_BEGUN for other in self._jobs.values())
@@ -312,9 +298,8 @@ class JobRunner:
             if not job.ending:
                 end = await self._drawing.until_end(job)
                 job.ending = True
-                await self._store_end(job, end)
-            await self._tell(job)
-            await self._patiently(self._records.remove_open, job.record.id, _REMOVING_S)
+                await self._ending.store(job, end)
+            await self._ending.settle(job)
         except StoreUnavailable as error:
             log.warning("Job %s is left for the next start: %s", job.record.id, error)
         finally:
@@ -325,39 +310,6 @@ class JobRunner:
             self._ended[job.record.id] = job
         while len(self._ended) > _KEPT_IN_MEMORY:
             del self._ended[next(iter(self._ended))]
-
-    async def _store_end(self, job: Job, end: Mapping[str, object]) -> None:
-        """Writes the end, then tells the readers."""
-        record = job.record.model_copy(
-            update={**end, "ended_at": time.time(), "last_event_id": job.log.last_id + 1}
-        )
-        await self._patiently(self._records.put_done, record, self._settings.max_age_s)
-        self._end_times.append(time.monotonic())
-        job.end(record)
-
-    async def _tell(self, job: Job) -> None:
-        """Delivers the webhook of an ended job, if it has one that was not delivered yet."""
-        record = job.record
-        if record.webhook_url is None or record.webhook != "pending":
-            return
-        body = job_body(job.view, record.base_url, self._urls).model_dump_json(exclude={"webhook"})
-        taken = await self._webhooks.deliver(record.webhook_url, record.id, body.encode())
-        job.record = record.model_copy(update={"webhook": "delivered" if taken else "failed"})
-        await self._patiently(self._records.put_done, job.record, self._settings.max_age_s)
-
-    async def _patiently(
-        self, write: Callable[[Written], Awaitable[None]], what: Written, timeout_s: float
-    ) -> None:
-        """Writes to the store; while it is away, again and again: what is left undone may be done twice.
-
-        Raises:
-            StoreUnavailable: It was away for `timeout_s`.
-        """
-        async for attempt in stamina.retry_context(
-            on=StoreUnavailable, attempts=None, timeout=timeout_s, wait_max=30.0
-        ):
-            with attempt:
-                await write(what)
 
     def _show_positions(self) -> None:
         starting = sum(job.progress.state is JobState.STARTING for job in self._jobs.values())
