@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,8 @@ import gradio as gr
 from gradio_ui import words
 from gradio_ui.client import Service, ServiceError
 from gradio_ui.examples import examples
-from gradio_ui.form import ANYWHERE, MAX_IMAGES, FormChoices, FormValues, choices, fastest
+from gradio_ui.fastest import fastest
+from gradio_ui.form import ANYWHERE, MAX_IMAGES, FormChoices, FormValues, choices
 from gradio_ui.script import when_there
 from gradio_ui.tabs import Tabs
 
@@ -185,8 +186,6 @@ class DrawForm:
     ) -> Mapping[str, Any]:
         """Sends the form; returns what is to be said of it, nothing when all is well."""
         try:
-            if pool == FASTEST:
-                pool = fastest(await self._service.pools(), model or "")
             values = FormValues(
                 prompt=prompt,
                 negative_prompt=negative or "",
@@ -196,11 +195,14 @@ class DrawForm:
                 seed=seed or "",
                 num_images=num_images,
                 scheduler=scheduler or "",
-                pool=pool or ANYWHERE,
+                pool=ANYWHERE if pool == FASTEST else pool or ANYWHERE,
                 model=model or "",
                 file_format=file_format,
             )
-            await self._tabs.get(tab_id).draw(values.order(), keep=bool(keep))
+            order = values.order()
+            if pool == FASTEST and (quickest := fastest(await self._service.pools(), order)):
+                order = replace(values, pool=quickest).order()
+            await self._tabs.get(tab_id).draw(order, keep=bool(keep))
         except ServiceError as error:
             return asdict(words.notice(error))
         return _NO_NOTICE

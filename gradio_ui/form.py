@@ -111,7 +111,7 @@ class FormChoices:
         guidance_possible: Whether there can be any.
         schedulers: Label and name.
         scheduler: The model's own.
-        speeds_known: Whether `fastest` can tell.
+        speeds_known: Whether `gradio_ui.fastest` can tell.
     """
 
     models: tuple[str, ...] = ()
@@ -260,12 +260,13 @@ def _shapes(own: tuple[int, int], can: Mapping[str, Any]) -> list[tuple[int, int
                     math.sqrt(area / ratio) * scale,
                 )
             )
-            if _fits(width, height, can) and (scale == 1 or ratio == 1.0):
+            if fits(width, height, can) and (scale == 1 or ratio == 1.0):
                 found.append((width, height))
     return found
 
 
-def _fits(width: int, height: int, can: Mapping[str, Any]) -> bool:
+def fits(width: int, height: int, can: Mapping[str, Any]) -> bool:
+    """Whether a pool of such capabilities, and of any size, draws this one."""
     return (
         min(width, height) >= int(can.get("min_side", 64))
         and max(width, height) <= int(can.get("max_side", 2048))
@@ -282,24 +283,3 @@ def can_draw(pool: Mapping[str, Any]) -> bool:
     """Whether an order to this pool would be drawn, at once or after a start. A service that does not tell what its
     pools are doing lists those that answer."""
     return pool.get("state", "ready") in ("ready", "asleep")
-
-
-def fastest(pools: Sequence[Mapping[str, Any]], model: str) -> str:
-    """The pool that would be done first: its start, then what waits there and one more picture, over its replicas.
-
-    Args:
-        pools: As ``GET /api/pools`` answers.
-        model: Only pools of this model; "" for any.
-
-    Returns:
-        Its name, or `ANYWHERE` when no pool tells how fast it is.
-    """
-
-    def done_s(pool: Mapping[str, Any]) -> float:
-        pictures = (pool.get("queued_images") or 0) + (pool.get("running_images") or 0)
-        share = 1 + pictures / max(1, pool.get("replicas_running") or 0)
-        steps = int(pool["defaults"]["num_inference_steps"])
-        return float(pool.get("start_s") or 0.0) + steps * float(pool["step_s"]) * share
-
-    able = [pool for pool in pools if can_draw(pool) and pool.get("step_s") and model in ("", pool["model"])]
-    return str(min(able, key=done_s)["pool"]) if able else ANYWHERE

@@ -8,7 +8,7 @@ import pytest
 
 from gradio_ui.client import ServiceError
 from gradio_ui.fake_client import FAKE_POOL
-from gradio_ui.form import ANYWHERE, FormValues, choices, fastest, parse_seed, parse_size
+from gradio_ui.form import FormValues, choices, parse_seed, parse_size
 
 
 def pool(name: str, model: str = "small-sdxl", **changes: Any) -> dict[str, Any]:
@@ -65,15 +65,6 @@ def test_a_pool_that_cannot_guide_offers_no_guidance() -> None:
 def test_only_pools_that_can_draw_are_offered() -> None:
     offer = choices([pool("a", state="failed"), pool("b", state="asleep")])
     assert [name for _, name in offer.pools] == ["b"]
-
-
-def test_the_fastest_pool_counts_start_queue_and_step() -> None:
-    quick = pool("quick", step_s=0.1)
-    assert fastest([pool("slow", step_s=1.0), quick], "") == "quick"
-    assert fastest([pool("slow", step_s=1.0), {**quick, "queued_images": 90}], "") == "slow"
-    assert fastest([pool("slow", step_s=1.0), {**quick, "start_s": 60.0, "state": "asleep"}], "") == "slow"
-    assert fastest([pool("other", "other", step_s=0.01), quick], "small-sdxl") == "quick"
-    assert fastest([{**quick, "step_s": None}], "") == ANYWHERE
 
 
 def test_an_order_holds_what_was_set_and_nothing_else() -> None:
