@@ -16,6 +16,7 @@ imagine.mountReplay = (element, trigger) => {
 
   const say = (text) => h("p", { class: "notice", role: "alert" }, text);
   let shown = [];
+  let latest = 0; // of the files: an earlier one may be read later
   function url(blob) {
     const made = URL.createObjectURL(blob);
     shown.push(made);
@@ -24,6 +25,7 @@ imagine.mountReplay = (element, trigger) => {
 
   async function take(file) {
     if (!file) return;
+    const turn = ++latest;
     shown.forEach((old) => URL.revokeObjectURL(old));
     shown = [];
     input.value = "";
@@ -32,14 +34,17 @@ imagine.mountReplay = (element, trigger) => {
       return;
     }
     let values;
+    let problem = "The file could not be read: the page has no connection.";
     try {
       const answer = await fetch(new URL("read", imagine.root), { method: "POST", body: file });
+      if (answer.status === 413) problem = "The file could not be read: it is larger than what lies between here and the service lets through.";
       if (!answer.ok) throw new Error(answer.statusText);
       values = await answer.json();
     } catch {
-      result.replaceChildren(say("The file could not be read: the page has no connection."));
+      if (turn === latest) result.replaceChildren(say(problem));
       return;
     }
+    if (turn !== latest) return;
     if (!values.prompt) {
       result.replaceChildren(say("This file does not say how it was drawn: it is not of this service, or was changed since."));
       return;

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.studio import PATIENCE_MS, Studio
@@ -206,6 +206,32 @@ def test_a_dropped_picture_is_read_and_drawn_again(desk: Studio, tmp_path: Path)
     Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
     desk.page.get_by_label(re.compile("Drop a picture")).set_input_files(tmp_path / "other.png")
     expect(desk.page.locator("#replay [role=alert]")).to_contain_text("does not say how it was drawn")
+
+
+def test_of_two_files_the_last_one_counts_and_one_too_large_for_a_proxy_is_told(
+    desk: Studio, tmp_path: Path
+) -> None:
+    desk.section("Replay")
+    held: list[Route] = []
+    desk.page.route("**/studio/read", lambda route: held.append(route))  # Playwright marks what it is given
+
+    def dropped(name: str) -> Route:
+        before = len(held)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        desk.page.get_by_label(re.compile("Drop a picture")).set_input_files(tmp_path / name)
+        while len(held) == before:
+            desk.page.wait_for_timeout(20)
+        return held[-1]
+
+    first, second = dropped("first.png"), dropped("second.png")
+    second.fulfill(json={"prompt": "the second one"})
+    expect(desk.page.locator("#replay dl")).to_contain_text("the second one")
+    with desk.page.expect_response("**/studio/read"):
+        first.fulfill(json={"prompt": "the first one"})
+    desk.page.wait_for_timeout(200)
+    expect(desk.page.locator("#replay dl")).to_contain_text("the second one")
+    dropped("third.png").fulfill(status=413)
+    expect(desk.page.locator("#replay [role=alert]")).to_contain_text("lets through")
 
 
 def test_long_and_strange_prompts(desk: Studio) -> None:
