@@ -57,6 +57,11 @@ class Studio:
         """Opens the settings that are seldom changed."""
         self.page.get_by_role("button", name="More settings").click()
         expect(self.page.get_by_label("Seed", exact=True)).to_be_visible()
+        # Gradio gives fields that were folded away their values once more just after it has shown them, over what was
+        # typed in that moment (seen: 70 ms on a slow processor). A person is not that fast.
+        self.page.evaluate(
+            "() => new Promise(idle => requestIdleCallback(() => requestIdleCallback(() => idle())))"
+        )
 
     def number(self, label: str, value: float) -> None:
         """Types a number beside a slider."""
