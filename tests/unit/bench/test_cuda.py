@@ -70,7 +70,7 @@ class TestPlan:
 
     def test_every_option_of_the_settings_is_tried(self) -> None:
         tried = {option for subject in ABLATIONS for option in subject.cuda}
-        shapes = {"warm_up_sizes", "warm_up_rows", "vae_tiling_above_px"}  # what the tasks' own shapes decide
+        shapes = {"warm_up_sizes", "warm_up_rows"}  # what the tasks' own shapes decide
         assert tried | shapes == set(CudaSettings.model_fields)
         for subject in ABLATIONS:
             CudaSettings.model_validate(subject.cuda)
