@@ -108,7 +108,8 @@ def _prompts(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        # As of `imagine batch`: other characters that str.splitlines takes for an end of line may stand in a prompt.
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read {file} ({error})") from None
     if not lines:

@@ -20,7 +20,7 @@ def refuse_too_many(
         jobs: That something is left to do for.
         accepting: Jobs that are being accepted.
         most: Most that may be unfinished.
-        whose: For people, such as "your jobs".
+        whose: For people, after a number: "jobs" or "of your jobs".
         webhook: Whether the new one has a webhook.
         retry_after_s: When there may be room.
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.browser.studio import Studio
 from tests.running_service import RunningService, free_port
 from tests.serve.processes import Running, running
 
@@ -110,3 +111,17 @@ def studio(chromium: str, service: RunningService, tmp_path_factory: pytest.Temp
     with ExitStack() as stack:
         url, _ = stack.enter_context(web_page(service.url, tmp_path_factory.mktemp("studio")))
         yield url
+
+
+@pytest.fixture
+def context(new_context: Callable[..., BrowserContext]) -> BrowserContext:
+    """A browser of nobody yet."""
+    return new_context()
+
+
+@pytest.fixture
+def desk(context: BrowserContext, studio: str) -> Iterator[Studio]:
+    """The page, open in it; no traceback may be left there."""
+    desk = Studio(context.new_page(), studio)
+    yield desk
+    assert "Traceback" not in desk.page.locator("body").inner_text()

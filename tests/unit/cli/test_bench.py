@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app
+from serve_app.cli.bench import _prompts
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -37,3 +38,17 @@ def test_figures_and_plot_of_a_service_that_is_down(tmp_path: Path) -> None:
     figures = json.loads(done.stdout)
     assert figures["requests"] == figures["failed"] > 0
     assert plot.read_text().startswith("<svg")
+
+
+def test_a_plot_that_cannot_be_written_hides_no_figures(tmp_path: Path) -> None:
+    line = ["bench", NOBODY, "--duration", "0.1", "--rate", "50", "--json", "--plot", str(tmp_path)]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["requests"] > 0
+    assert "cannot write" in done.stderr
+
+
+def test_only_line_breaks_end_a_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a fox\u2028at night\r\n\n a boat \n", encoding="utf-8", newline="")
+    assert _prompts(file) == ["a fox\u2028at night", "a boat"]

@@ -33,33 +33,14 @@ def test_generate_has_the_bounds_of_the_service(tmp_path: Path, line: list[str],
     assert not file.exists()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        ["--plot", "no such folder/bench.svg"],
-        ["--duration", "nan"],
-        ["--rate", "inf"],
-        ["--api-key", "ключ"],
-    ],
-)
-def test_bench_refuses_before_it_sends_anything(line: list[str]) -> None:
-    result = CliRunner().invoke(app, ["bench", NOBODY, *line])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("imagine: ")
-
-
-def test_a_plot_that_cannot_be_written_hides_no_figures(tmp_path: Path) -> None:
-    line = ["bench", NOBODY, "--duration", "0.1", "--rate", "50", "--json", "--plot", str(tmp_path)]
-    result = CliRunner().invoke(app, line)
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["requests"] > 0
-    assert "cannot write" in result.stderr
-
-
 def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a star\n")
-    commands = [["doctor", NOBODY], ["batch", str(prompts), "-o", str(tmp_path / "drawn"), "--url", NOBODY]]
+    commands = [
+        ["doctor", NOBODY],
+        ["bench", NOBODY],
+        ["batch", str(prompts), "-o", str(tmp_path / "drawn"), "--url", NOBODY],
+    ]
     for command in commands:
         result = CliRunner().invoke(app, command, env={"IMAGINE_API_KEY": "ключ"})
         assert result.exit_code == 2

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serve_app.fake_service import FakeImageService
-from serve_app.jobs import JobOrder, JobRunner, JobView
+from serve_app.jobs import JobEvent, JobOrder, JobRunner, JobView
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.request import RequestDraft
 from serve_app.settings import JobsSettings, Settings, StoreSettings
@@ -115,3 +115,13 @@ async def receiver(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]
     found.port = server.sockets[0].getsockname()[1]
     async with server:
         yield found
+
+
+async def nothing_open(runner: JobRunner) -> bool:
+    """Whether nothing is left to do for any job."""
+    return await runner._records.open_jobs() == []
+
+
+async def events_of(runner: JobRunner, job_id: str, last_seen: int = 0) -> list[JobEvent]:
+    """All events of a job from there on, until its end."""
+    return [event async for event in runner.events(job_id, last_seen)]

@@ -20,14 +20,10 @@ from serve_app.errors import (
     UnknownModel,
     UnsupportedRequest,
 )
-from serve_app.jobs import JobEvent, JobRecord, JobRunner, JobState
+from serve_app.jobs import JobState
 from serve_app.request import Priority, RequestDraft
 from serve_app.result import GenerationResult, StepProgress
-from tests.unit.jobs.conftest import MakeRunner, ended, eventually, order, until
-
-
-async def _events(runner: JobRunner, job_id: str, last_seen: int = 0) -> list[JobEvent]:
-    return [event async for event in runner.events(job_id, last_seen)]
+from tests.unit.jobs.conftest import MakeRunner, ended, events_of, eventually, nothing_open, order, until
 
 
 async def test_a_job_ends_with_its_pictures_and_its_record(make_runner: MakeRunner) -> None:
@@ -44,12 +40,12 @@ async def test_a_job_ends_with_its_pictures_and_its_record(make_runner: MakeRunn
     for image, drawn in zip(view.record.result.images, expected.images, strict=True):
         _, data = await service.store.get(job_id, image.name)
         assert data == drawn.data
-    kinds = [event.kind for event in await _events(runner, job_id)]
+    kinds = [event.kind for event in await events_of(runner, job_id)]
     assert kinds == ["queued", "starting", *["step"] * 5, "finished"]
     # Another runner knows it from the store alone.
     other, _ = make_runner()
     assert (await other.get(job_id)).record == (await runner.get(job_id)).record
-    last = (await _events(other, job_id))[0]
+    last = (await events_of(other, job_id))[0]
     assert (last.kind, last.record) == ("finished", view.record)
 
 
@@ -72,62 +68,6 @@ async def test_without_the_store_nothing_is_accepted(
         await runner.submit(order())
     await asyncio.sleep(0.05)
     assert service.drafts == []
-
-
-async def test_a_new_runner_takes_up_what_the_last_one_left(make_runner: MakeRunner) -> None:
-    first, drawn_before = make_runner(delay_s=30.0)
-    ids = [(await first.submit(order(f"fox {number}"))).job.record.id for number in range(3)]
-    await until(first, ids[0], lambda view: view.progress.state is JobState.RUNNING)
-    old_events = first.events(ids[0])
-    last_seen = [(await anext(old_events)).id for _ in range(3)][-1]
-    await old_events.aclose()
-    await first.close()  # as when its process dies: nothing is written at the end
-    assert drawn_before.finished == []
-    second, service = make_runner()
-    second.start()
-    for number, job_id in enumerate(ids):
-        view = await ended(second, job_id)
-        assert view.progress.state is JobState.FINISHED
-        direct = await service.draw(order(f"fox {number}").draft)
-        assert (await service.store.get(job_id, "0_0.png"))[1] == direct.images[0].data
-    # Numbers go on, and a reader of the first runner gets the state as it is now.
-    events = await _events(second, ids[0], last_seen)
-    assert events[0].id > last_seen
-    assert events[-1].kind == "finished"
-    # Nothing is left to do for a third one.
-    await eventually(lambda: _nothing_open(second))
-    third, service = make_runner()
-    await third.get(ids[0])
-    await asyncio.sleep(0.1)
-    assert service.drafts == []
-
-
-async def _nothing_open(runner: JobRunner) -> bool:
-    return await runner._records.open_jobs() == []
-
-
-async def test_many_jobs_are_taken_up_in_little_time_from_a_slow_store(
-    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = make_runner(delay_s=30.0)
-    ids = [(await first.submit(order(f"fox {number}"))).job.record.id for number in range(64)]
-    await first.close()
-    second, _ = make_runner(delay_s=30.0, max_running=1)
-    put_open = second._records.put_open
-
-    async def slow(record: JobRecord) -> None:
-        await asyncio.sleep(0.05)
-        await put_open(record)
-
-    monkeypatch.setattr(second._records, "put_open", slow)
-    began = time.monotonic()
-    views = [await second.get(job_id) for job_id in ids]
-    assert time.monotonic() - began < 64 * 0.05 / 2
-    assert [view.record.starts for view in views] == [2] * 64
-    # Those that wait do so in the order in which they were accepted.
-    positions = [view.progress.position for view in views if view.progress.position is not None]
-    assert positions == sorted(positions)
-    assert len(positions) >= 62
 
 
 async def test_a_caller_who_leaves_while_ordering_leaves_a_whole_job(
@@ -169,11 +109,11 @@ async def test_cancelling_stops_that_job_alone(make_runner: MakeRunner) -> None:
         view = await runner.cancel(doomed)
         assert view.progress.state is JobState.CANCELLED
     assert service.cancelled == [doomed]
-    assert (await _events(runner, doomed))[-1].kind == "cancelled"
+    assert (await events_of(runner, doomed))[-1].kind == "cancelled"
     assert (await ended(runner, other)).progress.state is JobState.FINISHED
     assert (await runner.cancel(other)).progress.state is JobState.FINISHED
     # It does not come back with another runner.
-    await eventually(lambda: _nothing_open(runner))
+    await eventually(lambda: nothing_open(runner))
     again, service = make_runner()
     assert (await again.get(doomed)).progress.state is JobState.CANCELLED
     assert service.drafts == []
@@ -344,7 +284,7 @@ async def test_other_ids_are_not_found(make_runner: MakeRunner, job_id: str) -> 
     with pytest.raises(NotFound):
         await runner.cancel(job_id)
     with pytest.raises(NotFound):
-        await _events(runner, job_id)
+        await events_of(runner, job_id)
 
 
 async def test_progress_begins_again_when_a_replica_dies(
@@ -365,7 +305,8 @@ async def test_progress_begins_again_when_a_replica_dies(
     job_id = (await runner.submit(order())).job.record.id
     await ended(runner, job_id)
     seen = [
-        (event.kind, event.progress.position, event.progress.step) for event in await _events(runner, job_id)
+        (event.kind, event.progress.position, event.progress.step)
+        for event in await events_of(runner, job_id)
     ]
     assert seen[2:-1] == [
         ("starting", 2, 0),
